@@ -1,0 +1,15 @@
+//! What launcher and worker say to each other: environment, exit codes, messages.
+//!
+//! A contract that outlives code: names and numbers here are read by schedulers, by scripts written
+//! for other launchers and by older binaries. It must not know how either side does its work, and it
+//! performs no I/O: reading the environment and writing to a pipe are the binary's business.
+
+#![forbid(unsafe_code)]
+
+mod environment;
+mod exit;
+mod message;
+
+pub use environment::{EnvironmentError, WorkerEnvironment, names};
+pub use exit::ExitCode;
+pub use message::{Banner, Evaluation, Failure, SourceEvaluation, StepProgress, Summary, WorkerMessage};
