@@ -1,1 +1,44 @@
-//! (being written)
+//! Records of what happened in a run, and the sinks that write them.
+//!
+//! A run directory holds `metrics.jsonl` (one [`StepRecord`] a line), `events.jsonl` (one
+//! [`Event`] a line, everything that is not a step) and, if wanted, `TensorBoard` event files in
+//! `tb/`. A [`Recorder`] takes records from the training loop and writes them on threads of its
+//! own, so that no sink ever blocks a step. The two JSON files never lose a line: what a full disk
+//! refuses stays in memory until there is room. Other sinks drop what they cannot keep up with,
+//! and count it.
+//!
+//! This crate does not know what a model, a rank process or a console is, and decides nothing.
+
+#![forbid(unsafe_code)]
+
+mod cut;
+mod documented;
+mod error;
+mod event;
+mod jsonl;
+mod lossy;
+mod number;
+mod read;
+mod record;
+mod recorder;
+mod reference;
+mod tensorboard;
+
+pub use error::MetricsError;
+pub use event::{Event, EventKind, SourceEvaluation};
+pub use jsonl::JsonLines;
+pub use read::{read_events, read_steps};
+pub use record::{StepRecord, TIMING_FIELDS};
+pub use recorder::{EVENTS_FILE, METRICS_FILE, Recorder, RecorderOptions, TENSORBOARD_FOLDER};
+pub use reference::reference;
+pub use tensorboard::TensorBoard;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Seconds since 1970, as records state their time.
+pub fn unix_time() -> f64 {
+    // A clock set before 1970 is no reason to stop a run.
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |elapsed| elapsed.as_secs_f64())
+}
