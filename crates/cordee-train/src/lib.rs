@@ -1,1 +1,26 @@
-//! (being written)
+//! The training step and everything around it, in one rank.
+//!
+//! This crate composes what the floor below offers: it decides when segments run, when gradients
+//! are summed over ranks, when weights change, when state goes to disk and what is reported. It must
+//! not know how its process was started or what becomes of its reports: it reads no environment,
+//! prints nothing and never exits.
+
+#![forbid(unsafe_code)]
+
+mod banner;
+mod checkpoints;
+mod engine;
+mod error;
+mod evaluation;
+mod optimizer;
+mod progress;
+mod sample;
+mod schedule;
+mod state;
+mod trainer;
+
+pub use checkpoints::load_parameters;
+pub use error::TrainError;
+pub use schedule::learning_rate;
+pub use state::TrainState;
+pub use trainer::{Run, train};

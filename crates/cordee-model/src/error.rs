@@ -1,0 +1,51 @@
+//! What can go wrong in a model.
+
+use cordee_memory::MemoryError;
+use cordee_ops::OpError;
+
+/// An error of model code; below it lies the operator or the memory that refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// An operator refused its input.
+    #[error(transparent)]
+    Op(#[from] OpError),
+    /// A view did not hold what was asked of it.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// candle refused.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+    /// A segment was handed what another one had kept.
+    #[error("backward of {segment} was given {found} saved tensors, it keeps {expected}")]
+    Saved {
+        /// The segment.
+        segment: &'static str,
+        /// How many it keeps.
+        expected: usize,
+        /// How many came.
+        found: usize,
+    },
+    /// A batch whose sizes do not agree.
+    #[error("batch of {rows} rows of {seq_len} tokens, but {found} {what}")]
+    Batch {
+        /// Sequences.
+        rows: usize,
+        /// Tokens in each.
+        seq_len: usize,
+        /// What was counted.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+    },
+    /// A sequence longer than the rotary table.
+    #[error("sequence of {seq_len} tokens, but the model was built for at most {max}: raise `data.seq_len`")]
+    TooLong {
+        /// Tokens in the sequence.
+        seq_len: usize,
+        /// Positions of the table.
+        max: usize,
+    },
+    /// A prompt of no tokens.
+    #[error("the prompt is empty: give at least one token to continue")]
+    EmptyPrompt,
+}

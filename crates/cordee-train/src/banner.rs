@@ -1,0 +1,96 @@
+//! What is about to run, in the lines a person reads first.
+
+use std::path::Path;
+
+use cordee_model::Model;
+use cordee_protocol::Banner;
+
+use crate::Run;
+
+/// The lines of the banner.
+pub(crate) fn banner(plan: &Plan, model: &Model, corpus: &Corpus, run: &crate::Run<'_>, first_step: u64) -> Banner {
+    let config = &plan.config;
+    let shape = &config.model;
+    let tied = if shape.tie_embeddings { ", tied embeddings" } else { "" };
+    let tokens = plan.tokens_per_step * config.train.steps.0;
+    let train_tokens: u64 = corpus.sources.iter().map(|source| source.train.tokens).sum();
+    let sources = corpus.sources.iter().map(|source| format!("{} {}", source.name, count(source.train.tokens)));
+    let lines = [
+        (
+            "model",
+            format!(
+                "llama, {} layers of width {}, {} heads ({} kv), ffn {}, vocabulary {}",
+                shape.layers,
+                shape.dim,
+                shape.heads,
+                shape.kv_heads.unwrap_or(shape.heads),
+                shape.ffn,
+                corpus.vocab_size
+            ),
+        ),
+        ("parameters", format!("{}{tied}", count(model.parameter_count() as u64))),
+        ("data", format!("{} tokens: {}", count(train_tokens), sources.collect::<Vec<_>>().join(", "))),
+        (
+            "batch",
+            format!(
+                "{} sequences of {} = micro {} x accumulation {} x ranks {}",
+                config.train.global_batch_size,
+                config.data.seq_len,
+                plan.micro_batch_size,
+                plan.accumulation_steps,
+                plan.world_size
+            ),
+        ),
+        (
+            "steps",
+            format!(
+                "{} of {} tokens: {} tokens, {:.2} epochs",
+                config.train.steps.0,
+                count(plan.tokens_per_step),
+                count(tokens),
+                tokens as f64 / train_tokens as f64
+            ),
+        ),
+        (
+            "optimizer",
+            format!(
+                "AdamW, lr {} after {} warm-up steps, weight decay {}, clip {}, seed {}",
+                config.optimizer.lr,
+                config.schedule.warmup_steps.0,
+                config.optimizer.weight_decay,
+                config.optimizer.clip_grad_norm,
+                config.train.seed
+            ),
+        ),
+        ("precision", "f32: weights, activations, gradients, moments".to_owned()),
+        ("ranks", format!("{} on the CPU, {} each, shared memory", plan.world_size, threads(plan.threads))),
+        ("run", run.run_dir.display().to_string()),
+        ("start", start(run.resume, first_step)),
+    ];
+    Banner {
+        lines: lines.into_iter().map(|(label, text)| (label.to_owned(), text)).collect(),
+        first_step,
+        last_step: run.last_step,
+    }
+}
+
+fn threads(threads: usize) -> String {
+    if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") }
+}
+
+fn start(resume: Option<&Path>, first_step: u64) -> String {
+    match resume {
+        None => "step 0, fresh weights".to_owned(),
+        Some(checkpoint) => format!("resumed after step {first_step} from {}", checkpoint.display()),
+    }
+}
+
+/// `1234567` as `1.23 M`.
+fn count(n: u64) -> String {
+    match n {
+        0..1_000 => n.to_string(),
+        1_000..1_000_000 => format!("{:.1} k", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.2} M", n as f64 / 1e6),
+        _ => format!("{:.2} G", n as f64 / 1e9),
+    }
+}

@@ -1,0 +1,205 @@
+//! Saving and restoring the state of a run, by all ranks together.
+//!
+//! The protocol on disk is `cordee-checkpoint`'s; here is who does what when, and what a run needs
+//! to know to go on: the step. The position in the data follows from it.
+
+use std::{path::Path, path::PathBuf, time::Duration};
+
+use cordee_checkpoint::{self as checkpoint, Checkpoint, CheckpointError, CommitInfo, Plan as WritePlan, TensorSpec};
+use cordee_comm::ProcessGroup;
+use cordee_memory::{Buffer, Layout};
+use serde::{Deserialize, Serialize};
+
+use crate::{TrainError, TrainState};
+
+/// What a checkpoint says of the run beside its tensors.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RunState {
+    /// Optimizer steps done.
+    pub(crate) step: u64,
+    /// Of the resolved config, where it decides the result.
+    pub(crate) config_fingerprint: String,
+    /// Of the data and the tokenizer.
+    pub(crate) corpus_fingerprint: String,
+    /// Ranks that wrote it. Any number may go on from it.
+    pub(crate) world_size: usize,
+}
+
+/// Where and how checkpoints of a run are written.
+pub(crate) struct Checkpoints {
+    dir: PathBuf,
+    plan: WritePlan,
+    piece_size: usize,
+    keep: usize,
+    deadline: Duration,
+}
+
+/// How a save ended, the same on every rank.
+pub(crate) enum Saved {
+    /// It is durable.
+    Committed {
+        /// Where.
+        path: PathBuf,
+        /// Bytes of all files.
+        bytes: u64,
+    },
+    /// It was given up; the checkpoints before it are untouched. The ranks that know why say so.
+    Abandoned {
+        /// Why, if this rank knows.
+        why: Option<String>,
+    },
+}
+
+impl Checkpoints {
+    pub(crate) fn new(run_dir: &Path, state: &TrainState, plan: &cordee_config::Plan) -> Result<Self, TrainError> {
+        let config = &plan.config.checkpoint;
+        Ok(Self {
+            dir: run_dir.join("checkpoints"),
+            plan: WritePlan::new(&tensor_specs(state), plan.world_size),
+            piece_size: config.piece_size.0 as usize,
+            keep: config.keep,
+            deadline: plan.config.parallel.timeout.0,
+        })
+    }
+
+    /// Writes this rank's share, and commits on rank 0 once all shares are there. An error of the
+    /// disk gives the attempt up on all ranks; only an error between ranks is returned as one.
+    pub(crate) fn save(
+        &self,
+        state: &TrainState,
+        run: &RunState,
+        group: &mut dyn ProcessGroup,
+    ) -> Result<Saved, TrainError> {
+        let rank = group.rank();
+        let begun = if rank == 0 { checkpoint::begin(&self.dir, state.step).map(drop) } else { Ok(()) };
+        if let Some(abandoned) = self.agree(state.step, begun.err(), group)? {
+            return Ok(abandoned);
+        }
+        let temporary = checkpoint::temporary_path(&self.dir, state.step);
+        let written = self.write_share(&temporary, rank, state);
+        if let Some(abandoned) = self.agree(state.step, written.err(), group)? {
+            return Ok(abandoned);
+        }
+        let committed = if rank == 0 { self.commit(&temporary, run).map(Some) } else { Ok(None) };
+        let (committed, error) = match committed {
+            Ok(committed) => (committed, None),
+            Err(error) => (None, Some(error)),
+        };
+        if let Some(abandoned) = self.agree(state.step, error, group)? {
+            return Ok(abandoned);
+        }
+        let path = checkpoint::committed_path(&self.dir, state.step);
+        Ok(Saved::Committed { path, bytes: committed.map_or(0, |committed| committed.bytes) })
+    }
+
+    /// Whether all ranks succeeded so far; if not, rank 0 clears the attempt away.
+    fn agree(
+        &self,
+        step: u64,
+        error: Option<CheckpointError>,
+        group: &mut dyn ProcessGroup,
+    ) -> Result<Option<Saved>, TrainError> {
+        let mut failures = [f64::from(u8::from(error.is_some()))];
+        group.sum_scalars(&mut failures)?;
+        if failures[0] == 0.0 {
+            return Ok(None);
+        }
+        let mut why = error.map(|error| error.to_string());
+        if group.rank() == 0
+            && let Err(error) = checkpoint::abandon(&checkpoint::temporary_path(&self.dir, step))
+        {
+            why.get_or_insert_with(|| error.to_string());
+        }
+        Ok(Some(Saved::Abandoned { why }))
+    }
+
+    fn write_share(&self, temporary: &Path, rank: usize, state: &TrainState) -> Result<(), CheckpointError> {
+        let whole = state.persistent().map(|(_, buffer)| buffer.as_bytes());
+        let memory_hash = checkpoint::hash_memory(&whole);
+        let bytes_of = |name: &str| tensor_bytes(state, name);
+        checkpoint::write_shard(temporary, rank, &self.plan, &bytes_of, Some(memory_hash), self.piece_size).map(drop)
+    }
+
+    fn commit(&self, temporary: &Path, run: &RunState) -> Result<checkpoint::Committed, CheckpointError> {
+        let info = CommitInfo {
+            step: run.step,
+            writers: self.plan.writers(),
+            state: serde_json::to_value(run).expect("a run state holds nothing that JSON cannot"),
+            deadline: self.deadline,
+        };
+        let committed = checkpoint::commit(temporary, &info)?;
+        checkpoint::retain(&self.dir, self.keep)?;
+        Ok(committed)
+    }
+}
+
+/// Fills `state` from a checkpoint and returns what it says of its run.
+pub(crate) fn restore(path: &Path, state: &mut TrainState) -> Result<RunState, TrainError> {
+    let checkpoint = Checkpoint::open(path)?;
+    let run: RunState = serde_json::from_value(checkpoint.state().clone()).map_err(|error| {
+        TrainError::ForeignCheckpoint { path: path.to_owned(), why: format!("its state cannot be read: {error}") }
+    })?;
+    let layout = state.layout.clone();
+    for (prefix, buffer) in state.persistent_mut() {
+        read_tensors(&checkpoint, path, prefix, &layout, buffer)?;
+    }
+    state.step = run.step;
+    Ok(run)
+}
+
+/// The weights alone, from the checkpoint at `path`.
+pub fn load_parameters(path: &Path, layout: &Layout) -> Result<Buffer, TrainError> {
+    let mut parameters = Buffer::zeroed(layout.dtype(), layout.len())?;
+    read_tensors(&Checkpoint::open(path)?, path, "", layout, &mut parameters)?;
+    Ok(parameters)
+}
+
+fn read_tensors(
+    checkpoint: &Checkpoint,
+    path: &Path,
+    prefix: &str,
+    layout: &Layout,
+    buffer: &mut Buffer,
+) -> Result<(), TrainError> {
+    let width = layout.dtype().size_in_bytes();
+    for slot in layout.slots() {
+        let name = format!("{prefix}{}", slot.name());
+        let foreign = |why| TrainError::ForeignCheckpoint { path: path.to_owned(), why };
+        match checkpoint.tensors().iter().find(|tensor| tensor.name == name) {
+            None => return Err(foreign(format!("it has no tensor `{name}`"))),
+            Some(tensor) if tensor.shape != slot.shape() => {
+                let why = format!("`{name}` is {:?} there and {:?} here", tensor.shape, slot.shape());
+                return Err(foreign(why));
+            }
+            Some(_) => {}
+        }
+        let range = slot.range();
+        checkpoint.read(&name, &mut buffer.as_mut_bytes()[range.start * width..range.end * width])?;
+    }
+    Ok(())
+}
+
+/// Every tensor of the state, by its name in a checkpoint.
+pub(crate) fn tensor_specs(state: &TrainState) -> Vec<TensorSpec> {
+    let named = |prefix: &'static str| {
+        state.layout.slots().iter().map(move |slot| TensorSpec {
+            name: format!("{prefix}{}", slot.name()),
+            dtype: checkpoint::Dtype::F32,
+            shape: slot.shape().to_vec(),
+        })
+    };
+    state.persistent().into_iter().flat_map(|(prefix, _)| named(prefix)).collect()
+}
+
+fn tensor_bytes<'a>(state: &'a TrainState, name: &str) -> &'a [u8] {
+    let width = state.layout.dtype().size_in_bytes();
+    // Longest prefix first: the weights' is empty.
+    for (prefix, buffer) in state.persistent().into_iter().rev() {
+        let slot = name.strip_prefix(prefix).and_then(|name| state.layout.find(name));
+        if let Some(index) = slot {
+            let range = state.layout.slot(index).range();
+            return &buffer.as_bytes()[range.start * width..range.end * width];
+        }
+    }
+    unreachable!("the plan is made of the layout's names, and `{name}` is not one")
+}

@@ -1,0 +1,112 @@
+//! Why a rank gives up, and with which exit code.
+
+use std::path::PathBuf;
+
+use cordee_checkpoint::CheckpointError;
+use cordee_comm::CommError;
+use cordee_data::DataError;
+use cordee_memory::MemoryError;
+use cordee_metrics::MetricsError;
+use cordee_model::ModelError;
+use cordee_ops::OpError;
+use cordee_protocol::ExitCode;
+
+/// An error that ends training in this rank.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The model refused.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// An operator of the update refused.
+    #[error(transparent)]
+    Op(#[from] OpError),
+    /// Memory could not be had or seen.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The data could not be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Ranks could not reach each other.
+    #[error(transparent)]
+    Comm(#[from] CommError),
+    /// A checkpoint could not be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Metrics could not be written.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// Loss or gradient is no longer a number.
+    #[error("training diverged at step {step}: loss {loss}, gradient norm {grad_norm}{}", first_parameter(.parameter.as_deref()))]
+    Diverged {
+        /// The step that would have been done.
+        step: u64,
+        /// Mean loss of the step.
+        loss: f64,
+        /// Norm of the gradient.
+        grad_norm: f64,
+        /// The first parameter whose gradient is not finite.
+        parameter: Option<String>,
+    },
+    /// A parameter that the loss does not depend on.
+    #[error("parameter `{parameter}` received no gradient in the first step: {why}")]
+    MissingGradient {
+        /// Its name.
+        parameter: String,
+        /// What was seen.
+        why: &'static str,
+    },
+    /// Nothing in the batch counts towards the loss.
+    #[error("step {step} has no trained token: the loss mask of its {samples} sequences is zero everywhere")]
+    NothingTrained {
+        /// The step.
+        step: u64,
+        /// Sequences in the global batch.
+        samples: usize,
+    },
+    /// A checkpoint of something else.
+    #[error("{path} does not fit this run: {why}", path = path.display())]
+    ForeignCheckpoint {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What differs.
+        why: String,
+    },
+    /// The last state could not be saved.
+    #[error("the checkpoint of step {step} could not be written: {why}")]
+    NotSaved {
+        /// The step.
+        step: u64,
+        /// What happened.
+        why: String,
+    },
+}
+
+fn first_parameter(parameter: Option<&str>) -> String {
+    parameter.map_or_else(String::new, |name| format!("; the first gradient that is not finite is that of `{name}`"))
+}
+
+impl TrainError {
+    /// The exit code that tells a scheduler what to do.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Diverged { .. } => ExitCode::Diverged,
+            Self::ForeignCheckpoint { .. } | Self::NothingTrained { .. } => ExitCode::Usage,
+            _ => ExitCode::Failed,
+        }
+    }
+
+    /// What to try, where that is not obvious.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Diverged { .. } => Some(
+                "lower `optimizer.lr`, lengthen `schedule.warmup_steps`, or resume from the last checkpoint with either changed",
+            ),
+            Self::MissingGradient { .. } => Some("a segment's backward does not reach this parameter"),
+            Self::ForeignCheckpoint { .. } => {
+                Some("resume with the config and data the run began with, or choose another --run-dir")
+            }
+            Self::NotSaved { .. } => Some("free some space, then resume with --resume: older checkpoints are untouched"),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Where the time of a step went.
+
+use std::time::Instant;
+
+/// Adds up the seconds of one kind of work.
+#[derive(Debug, Default)]
+pub(crate) struct Stopwatch {
+    seconds: f64,
+}
+
+impl Stopwatch {
+    /// Runs `work` and counts its time.
+    pub(crate) fn time<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let result = work();
+        self.seconds += started.elapsed().as_secs_f64();
+        result
+    }
+
+    /// The seconds so far; starts again from zero.
+    pub(crate) fn take(&mut self) -> f64 {
+        std::mem::take(&mut self.seconds)
+    }
+}
+
+/// Resident memory of this process, in bytes; 0 where the system does not say.
+pub(crate) fn resident_bytes() -> u64 {
+    // Second field of statm: resident pages (proc_pid_statm(5)).
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
+}

@@ -1,0 +1,395 @@
+//! The run of one rank, from its first step to its last.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use cordee_comm::ProcessGroup;
+use cordee_config::Plan;
+use cordee_data::{BatchShape, Corpus, Loader, Prefetch, Tokenizer, Validation, samples_for};
+use cordee_metrics::{Event, Recorder, StepRecord};
+use cordee_model::Model;
+use cordee_ops::gradient_norm;
+use cordee_protocol::{Evaluation, StepProgress, Summary, WorkerMessage};
+
+use crate::{
+    TrainError, TrainState,
+    banner::banner,
+    checkpoints::{Checkpoints, RunState, Saved, restore},
+    engine::Engine,
+    evaluation::evaluate,
+    optimizer::{self, Update},
+    progress::{Stopwatch, resident_bytes},
+    sample::sample,
+    schedule::learning_rate,
+};
+
+/// What a rank is told to do.
+pub struct Run<'a> {
+    /// The resolved config.
+    pub plan: &'a Plan,
+    /// The tokenised data.
+    pub corpus: &'a Corpus,
+    /// Where the run keeps everything it writes.
+    pub run_dir: &'a Path,
+    /// The checkpoint to go on from.
+    pub resume: Option<&'a Path>,
+    /// Step after which to end, at most the config's.
+    pub last_step: u64,
+    /// Set from outside to stop at the next step boundary.
+    pub stop: &'a AtomicBool,
+}
+
+/// Trains from the checkpoint or from fresh weights to the last step, or until asked to stop.
+/// Every rank of `group` calls this with the same `run`; what there is to tell goes to `tell`.
+pub fn train(
+    run: &Run<'_>,
+    group: &mut dyn ProcessGroup,
+    tell: &mut dyn FnMut(WorkerMessage),
+) -> Result<Summary, TrainError> {
+    let started = Instant::now();
+    let config = &run.plan.config;
+    let model = Model::new(&config.model, run.corpus.vocab_size, config.data.seq_len)?;
+    let mut trainer = Trainer::prepare(run, &model, group, tell)?;
+    let stopped = trainer.steps()?;
+    let evaluation = if stopped { None } else { Some(trainer.conclude()?) };
+    let summary = Summary {
+        step: trainer.state.step,
+        stopped,
+        seconds: started.elapsed().as_secs_f64(),
+        tokens: (trainer.state.step - trainer.first_step) * run.plan.tokens_per_step,
+        evaluation,
+        checkpoint: trainer.newest_checkpoint.take(),
+    };
+    if let Some(recorder) = trainer.recorder {
+        recorder.event(if stopped { Event::stopped(summary.step) } else { Event::finished(summary.step) });
+        recorder.finish()?;
+    }
+    if group.rank() == 0 {
+        tell(WorkerMessage::Summary(summary.clone()));
+    }
+    Ok(summary)
+}
+
+/// Everything a rank holds while it trains.
+struct Trainer<'a> {
+    run: &'a Run<'a>,
+    model: &'a Model,
+    group: &'a mut dyn ProcessGroup,
+    tell: &'a mut dyn FnMut(WorkerMessage),
+    engine: Engine<'a>,
+    state: TrainState,
+    batches: Prefetch,
+    validation: Validation,
+    checkpoints: Checkpoints,
+    /// On rank 0 alone.
+    recorder: Option<Recorder>,
+    first_step: u64,
+    newest_checkpoint: Option<String>,
+    waiting_for_data: Stopwatch,
+    in_collectives: Stopwatch,
+}
+
+/// What the ranks agree on after their backwards.
+struct StepSums {
+    nll: f64,
+    tokens_trained: f64,
+    stop: bool,
+}
+
+impl<'a> Trainer<'a> {
+    fn prepare(
+        run: &'a Run<'a>,
+        model: &'a Model,
+        group: &'a mut dyn ProcessGroup,
+        tell: &'a mut dyn FnMut(WorkerMessage),
+    ) -> Result<Self, TrainError> {
+        let config = &run.plan.config;
+        let mut state = TrainState::new(model, group)?;
+        match run.resume {
+            None => model.initialise(&state.layout, &mut state.parameters, config.train.seed)?,
+            Some(path) => check_origin(path, &restore(path, &mut state)?, run)?,
+        }
+        let first_step = state.step;
+        let recorder = if group.rank() == 0 {
+            tell(WorkerMessage::Banner(banner(run, model, first_step)));
+            let resume_at = run.resume.map(|_| first_step);
+            let recorder = Recorder::open(run.run_dir, resume_at, config.log.tensorboard)?;
+            recorder.event(Event::run_started(first_step, run.plan.world_size));
+            Some(recorder)
+        } else {
+            None
+        };
+        Ok(Self {
+            engine: Engine::new(model),
+            batches: Self::batches(run, first_step, group.rank())?,
+            validation: Validation::open(run.corpus, config.data.seq_len)?,
+            checkpoints: Checkpoints::new(run.run_dir, &state, run.plan)?,
+            newest_checkpoint: run.resume.map(|path| path.display().to_string()),
+            waiting_for_data: Stopwatch::default(),
+            in_collectives: Stopwatch::default(),
+            run,
+            model,
+            group,
+            tell,
+            state,
+            recorder,
+            first_step,
+        })
+    }
+
+    /// The micro-batches of this rank from the step after `first_step` on, read ahead of time.
+    fn batches(run: &Run<'_>, first_step: u64, rank: usize) -> Result<Prefetch, TrainError> {
+        let plan = run.plan;
+        let shape = BatchShape {
+            global_batch: plan.config.train.global_batch_size,
+            micro_batch: plan.micro_batch_size,
+            world_size: plan.world_size,
+        };
+        let loader = Loader::new(run.corpus, plan.config.data.seq_len, plan.config.train.seed)?;
+        let accumulation = plan.accumulation_steps;
+        let ranges = (first_step..run.last_step)
+            .flat_map(move |step| (0..accumulation).map(move |micro| samples_for(step, micro, rank, &shape)));
+        Ok(Prefetch::start(loader, ranges, 2 * accumulation))
+    }
+
+    /// Trains to the last step. Returns whether it was asked to stop before.
+    fn steps(&mut self) -> Result<bool, TrainError> {
+        let config = &self.run.plan.config;
+        if self.state.step >= self.run.last_step {
+            let text = format!(
+                "nothing left to train: step {} of {} is done; raise `train.steps` or --max-steps to go on",
+                self.state.step, self.run.last_step
+            );
+            self.warn(text);
+            return Ok(false);
+        }
+        loop {
+            let stop = self.step()?;
+            let (step, last) = (self.state.step, self.state.step >= self.run.last_step);
+            if stop || last || is_due(step, config.checkpoint.every.0) {
+                self.save(stop || last)?;
+            }
+            if last {
+                return Ok(false);
+            }
+            if stop {
+                return Ok(true);
+            }
+            if is_due(step, config.eval.every.0) {
+                self.evaluate()?;
+            }
+        }
+    }
+
+    /// One optimizer step. Returns whether any rank was asked to stop.
+    fn step(&mut self) -> Result<bool, TrainError> {
+        let started = Instant::now();
+        let step = self.state.step + 1;
+        let sums = self.accumulate(step)?;
+        if sums.tokens_trained == 0.0 {
+            let samples = self.run.plan.config.train.global_batch_size;
+            return Err(TrainError::NothingTrained { step, samples });
+        }
+        let loss = sums.nll / sums.tokens_trained;
+        let grad_norm = optimizer::gradient_norm(&self.state, sums.tokens_trained)?;
+        self.check(step, loss, grad_norm)?;
+
+        let config = &self.run.plan.config;
+        let update = Update { step, lr: learning_rate(config, step), tokens_trained: sums.tokens_trained };
+        optimizer::apply(&config.optimizer, self.model.parameters(), &mut self.state, &update, grad_norm)?;
+        self.state.gradients.fill_zero();
+        self.state.step = step;
+        self.report(&update, loss, grad_norm, started);
+        Ok(sums.stop)
+    }
+
+    /// Forward and backward of every micro-batch, then the sums over ranks.
+    fn accumulate(&mut self, step: u64) -> Result<StepSums, TrainError> {
+        let mut sums = [0.0; 3];
+        {
+            let parameters = crate::state::parameter_views(&self.state.layout, &self.state.parameters)?;
+            let mut gradients = self.state.gradients.views_mut(self.state.layout.slots())?;
+            for _ in 0..self.run.plan.accumulation_steps {
+                let batches = &mut self.batches;
+                let batch = self.waiting_for_data.time(|| batches.next())?;
+                let loss = self.engine.forward_backward(&batch, &parameters, &mut gradients)?;
+                sums[0] += loss.nll_sum;
+                sums[1] += loss.trained as f64;
+            }
+        }
+        if step == self.first_step + 1
+            && let Some(id) = self.engine.untouched()
+        {
+            let parameter = self.model.parameters()[id].name.clone();
+            return Err(TrainError::MissingGradient { parameter, why: "no backward reached it" });
+        }
+        sums[2] = f64::from(u8::from(self.run.stop.load(Ordering::Relaxed)));
+        let (group, gradients, len) = (&mut *self.group, &mut self.state.gradients, self.state.layout.len());
+        self.in_collectives.time(|| {
+            group.all_reduce(gradients, 0..len)?;
+            group.sum_scalars(&mut sums)
+        })?;
+        Ok(StepSums { nll: sums[0], tokens_trained: sums[1], stop: sums[2] > 0.0 })
+    }
+
+    /// Stops the run before a bad gradient changes a weight.
+    fn check(&self, step: u64, loss: f64, grad_norm: f64) -> Result<(), TrainError> {
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            let parameter = optimizer::first_parameter(self.model, &self.state, |gradient| {
+                Ok(gradient_norm::first_non_finite(gradient)?.is_some())
+            })?;
+            return Err(TrainError::Diverged { step, loss, grad_norm, parameter });
+        }
+        if step == self.first_step + 1 {
+            let zero = optimizer::first_parameter(self.model, &self.state, |gradient| {
+                Ok(gradient_norm::sum_of_squares(gradient)? == 0.0)
+            })?;
+            if let Some(parameter) = zero {
+                return Err(TrainError::MissingGradient { parameter, why: "it is zero everywhere" });
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, update: &Update, loss: f64, grad_norm: f64, started: Instant) {
+        let Some(recorder) = &self.recorder else { return };
+        let plan = self.run.plan;
+        let step_s = started.elapsed().as_secs_f64();
+        let tokens_per_s = plan.tokens_per_step as f64 / step_s;
+        let (data_s, comm_s) = (self.waiting_for_data.take(), self.in_collectives.take());
+        let memory_bytes = resident_bytes();
+        let samples = update.step * plan.config.train.global_batch_size as u64;
+        let train_tokens: u64 = self.run.corpus.sources.iter().map(|source| source.train.tokens).sum();
+        let tokens = update.step * plan.tokens_per_step;
+        recorder.step(StepRecord {
+            step: update.step,
+            time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
+            loss,
+            grad_norm,
+            lr: update.lr,
+            tokens,
+            tokens_trained: update.tokens_trained as u64,
+            samples,
+            epoch: tokens as f64 / train_tokens as f64,
+            clipped: optimizer::clip_factor(plan.config.optimizer.clip_grad_norm, grad_norm) < 1.0,
+            step_s,
+            data_s,
+            comm_s,
+            tokens_per_s,
+            host_rss_bytes: memory_bytes,
+        });
+        (self.tell)(WorkerMessage::Step(StepProgress {
+            step: update.step,
+            steps: self.run.last_step,
+            loss,
+            grad_norm,
+            lr: update.lr,
+            tokens_per_s,
+            ranks: plan.world_size,
+            step_s,
+            data_s,
+            comm_s,
+            memory_bytes,
+            due: is_due(update.step, plan.config.log.every.0),
+        }));
+    }
+
+    /// Saves a checkpoint. A disk that refuses costs a warning and not the run, unless the
+    /// checkpoint is the `last` one.
+    fn save(&mut self, last: bool) -> Result<(), TrainError> {
+        let started = Instant::now();
+        let step = self.state.step;
+        if let Some(recorder) = &self.recorder
+            && let Err(error) = recorder.flush()
+        {
+            // The lines stay in memory and are tried again; the end of the run insists on them.
+            self.warn(format!("metrics could not be written yet: {error}"));
+        }
+        let run = RunState {
+            step,
+            config_fingerprint: self.run.plan.fingerprint.clone(),
+            corpus_fingerprint: self.run.corpus.fingerprint.clone(),
+            world_size: self.run.plan.world_size,
+        };
+        match self.checkpoints.save(&self.state, &run, &mut *self.group)? {
+            Saved::Committed { path, bytes } => {
+                let path = path.display().to_string();
+                self.newest_checkpoint = Some(path.clone());
+                if let Some(recorder) = &self.recorder {
+                    let seconds = started.elapsed().as_secs_f64();
+                    recorder.event(Event::checkpoint_saved(step, path.clone(), bytes, seconds));
+                    (self.tell)(WorkerMessage::Checkpoint { step, path, bytes, seconds });
+                }
+            }
+            Saved::Abandoned { why } => {
+                let why_text = why.clone().unwrap_or_else(|| "another rank could not write its share".to_owned());
+                if let Some(recorder) = &self.recorder {
+                    recorder.event(Event::checkpoint_failed(step, why_text.clone()));
+                }
+                if last {
+                    return Err(TrainError::NotSaved { step, why: why_text });
+                }
+                if why.is_some() {
+                    self.warn(format!(
+                        "the checkpoint of step {step} was given up, training goes on: {why_text}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn evaluate(&mut self) -> Result<Evaluation, TrainError> {
+        let parameters = self.state.parameter_views()?;
+        let rows = self.run.plan.micro_batch_size;
+        let evaluation =
+            evaluate(&self.engine, &parameters, &self.validation, rows, &mut *self.group, self.state.step)?;
+        if let Some(recorder) = &self.recorder {
+            recorder.event(Event::evaluation(&evaluation));
+            (self.tell)(WorkerMessage::Evaluation(evaluation.clone()));
+        }
+        Ok(evaluation)
+    }
+
+    /// The last validation, and a sample of what was learned.
+    fn conclude(&mut self) -> Result<Evaluation, TrainError> {
+        let evaluation = self.evaluate()?;
+        let eval = &self.run.plan.config.eval;
+        if self.group.rank() == 0 && !eval.sample_prompt.is_empty() {
+            let tokenizer = Tokenizer::open(&self.run.corpus.tokenizer)?;
+            let seed = self.run.plan.config.train.seed;
+            let parameters = self.state.parameter_views()?;
+            let text = sample(self.model, &parameters, &tokenizer, &eval.sample_prompt, eval.sample_tokens, seed)?;
+            (self.tell)(WorkerMessage::Sample { prompt: eval.sample_prompt.clone(), text });
+        }
+        Ok(evaluation)
+    }
+
+    fn warn(&mut self, text: String) {
+        let rank = self.group.rank();
+        if let Some(recorder) = &self.recorder {
+            recorder.event(Event::warning(self.state.step, text.clone()));
+        }
+        (self.tell)(WorkerMessage::Warning { rank, text });
+    }
+}
+
+/// A checkpoint of other data cannot go on; one of another config can, and says so at launch.
+fn check_origin(path: &Path, saved: &RunState, run: &Run<'_>) -> Result<(), TrainError> {
+    if saved.corpus_fingerprint == run.corpus.fingerprint {
+        return Ok(());
+    }
+    let why = format!(
+        "it was trained on data {}, this run has {}",
+        saved.corpus_fingerprint, run.corpus.fingerprint
+    );
+    Err(TrainError::ForeignCheckpoint { path: path.to_owned(), why })
+}
+
+/// Whether something done every `every` steps is done after `step`; never if `every` is 0.
+fn is_due(step: u64, every: u64) -> bool {
+    every != 0 && step.is_multiple_of(every)
+}

@@ -1,0 +1,119 @@
+//! What can be typed. Structs and their help only; what a command does is in `commands`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::console::ProgressMode;
+
+/// Train transformer language models, from a laptop's CPU to clusters of GPUs.
+#[derive(Debug, Parser)]
+#[command(name = "cordee", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a model as a config says.
+    Train(TrainArgs),
+    /// Continue a prompt with a trained model.
+    Generate(GenerateArgs),
+    /// Show or check a config.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Look into a checkpoint.
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
+    /// One rank of a run; started by `cordee train`.
+    #[command(hide = true)]
+    Worker,
+}
+
+/// A config file and what is changed in it.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// The config, a TOML file.
+    #[arg(value_name = "CONFIG")]
+    pub(crate) config: PathBuf,
+    /// Change a value, in TOML syntax; may be given many times.
+    #[arg(short, long = "set", value_name = "KEY=VALUE")]
+    pub(crate) sets: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Where everything the run writes goes [default: runs/NAME-DATE-TIME].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Go on from the newest valid checkpoint of the run directory (without --run-dir: of the
+    /// config's newest run), or from a given run directory or checkpoint. Starts afresh where there
+    /// is none yet.
+    #[arg(long, value_name = "auto|PATH", num_args = 0..=1, require_equals = true, default_missing_value = "auto")]
+    pub(crate) resume: Option<PathBuf>,
+    /// End after this step, leaving the schedule as the config has it.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_steps: Option<u64>,
+    /// Seed of initial weights and data order; short for --set train.seed=N.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// How progress is shown: a bar on a terminal, lines elsewhere.
+    #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
+    pub(crate) progress: ProgressMode,
+    /// Check the config, say what would run, and stop.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// A run directory (its newest valid checkpoint is used), or a checkpoint in one.
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+    /// The text to continue.
+    #[arg(long)]
+    pub(crate) prompt: String,
+    /// Most tokens to add.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) max_tokens: usize,
+    /// Divides the logits; 0 always takes the likeliest token.
+    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = non_negative)]
+    pub(crate) temperature: f64,
+    /// Draw only from the likeliest tokens that together reach this probability.
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = probability)]
+    pub(crate) top_p: f64,
+    /// Seed of the draws.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print the resolved config, with the origin of each value.
+    Show(ConfigArgs),
+    /// Check a config without starting anything.
+    Check(ConfigArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CheckpointCommand {
+    /// Verify a checkpoint and print its tensors with a hash of each.
+    Inspect {
+        /// A run directory (its newest valid checkpoint is used), or a checkpoint in one.
+        #[arg(value_name = "PATH")]
+        path: PathBuf,
+    },
+}
+
+fn non_negative(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if value.is_finite() && value >= 0.0 { Ok(value) } else { Err("expected a number of 0 or more".to_owned()) }
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if value > 0.0 && value <= 1.0 { Ok(value) } else { Err("expected a number above 0 and up to 1".to_owned()) }
+}

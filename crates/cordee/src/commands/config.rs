@@ -1,0 +1,31 @@
+//! `cordee config`: what a config says, once everything is resolved.
+
+use cordee_config::Loaded;
+use cordee_protocol::ExitCode;
+
+use super::train::DEFAULT_WORKERS;
+use crate::{
+    args::{ConfigArgs, ConfigCommand},
+    console::Console,
+    failure::Failure,
+};
+
+pub(crate) fn run(command: &ConfigCommand) -> Result<ExitCode, Failure> {
+    match command {
+        ConfigCommand::Show(args) => {
+            let loaded = load(args)?;
+            loaded.plan(DEFAULT_WORKERS).map_err(Failure::usage)?;
+            Console::print_data(&loaded.show());
+        }
+        ConfigCommand::Check(args) => {
+            load(args)?.plan(DEFAULT_WORKERS).map_err(Failure::usage)?;
+            Console::print_data(&format!("{}: ok\n", args.config.display()));
+        }
+    }
+    Ok(ExitCode::Done)
+}
+
+/// Reads the config and applies what was set on the command line.
+pub(crate) fn load(args: &ConfigArgs) -> Result<Loaded, Failure> {
+    cordee_config::load(&args.config, &args.sets).map_err(Failure::usage)
+}

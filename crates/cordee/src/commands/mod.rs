@@ -1,0 +1,22 @@
+//! One file per command.
+
+mod checkpoint;
+mod config;
+mod generate;
+mod train;
+mod worker;
+
+use cordee_protocol::ExitCode;
+
+use crate::{args::Command, failure::Failure};
+
+/// Runs a command to its end.
+pub(crate) fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Train(args) => train::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Config(command) => config::run(&command),
+        Command::Checkpoint(command) => checkpoint::run(&command),
+        Command::Worker => worker::run(),
+    }
+}

@@ -1,0 +1,245 @@
+//! `cordee train`: check everything that can be checked, start the ranks, show what they tell.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, anyhow};
+use cordee_checkpoint as checkpoint;
+use cordee_config::{Loaded, Plan};
+use cordee_data::{Corpus, PrepareSpec, prepare};
+use cordee_launch::{Launch, Observer, Outcome, StopRequests, Stream};
+use cordee_memory::SharedMemory;
+use cordee_protocol::{ExitCode, WorkerMessage, names};
+use fs_err as fs;
+use signal_hook::{
+    consts::{SIGINT, SIGTERM, SIGUSR1},
+    iterator::Signals,
+};
+
+use super::config::load;
+use crate::{
+    args::{ConfigArgs, TrainArgs},
+    console::Console,
+    failure::Failure,
+    job::{JOB_FD, Job},
+    run_dir::RunDir,
+};
+
+/// Ranks on a machine without GPUs, where the config names no number.
+pub(crate) const DEFAULT_WORKERS: usize = 2;
+
+pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode, Failure> {
+    let loaded = load(&with_seed(args))?;
+    let mut plan = loaded.plan(DEFAULT_WORKERS).map_err(Failure::usage)?;
+    make_absolute(&mut plan).map_err(Failure::usage)?;
+    let last_step = args.max_steps.map_or(plan.config.train.steps.0, |max| max.min(plan.config.train.steps.0));
+    if args.dry_run {
+        Console::print_data(&describe(&plan, last_step));
+        return Ok(ExitCode::Done);
+    }
+
+    let (run, named) = match &args.resume {
+        None => (RunDir::fresh(args.run_dir.as_deref(), loaded.name())?, None),
+        Some(resume) => RunDir::resumed(args.run_dir.as_deref(), resume, loaded.name())?,
+    };
+    let mut console = Console::new(args.progress);
+    let corpus = prepare_data(&plan, &mut console)?;
+    let resume = if run.has_run() { resume_point(&run, named, &mut console)? } else { None };
+    if run.has_run() {
+        warn_of_changes(&run, &plan, &mut console)?;
+    }
+    write_run_dir(&run, &loaded, &plan, &corpus)?;
+    let job = Job { plan, corpus, run_dir: run.path().to_owned(), resume, last_step };
+    launch(&job, &run, console)
+}
+
+/// `--seed` is one more `--set`, so that there is one way by which values change.
+fn with_seed(args: &TrainArgs) -> ConfigArgs {
+    let mut sets = args.config.sets.clone();
+    sets.extend(args.seed.map(|seed| format!("train.seed={seed}")));
+    ConfigArgs { config: args.config.config.clone(), sets }
+}
+
+/// Paths keep their meaning in the run directory's copy of the config, and in workers.
+fn make_absolute(plan: &mut Plan) -> anyhow::Result<()> {
+    let data = &mut plan.config.data;
+    let sources = data.sources.iter_mut().map(|source| &mut source.path);
+    for path in sources.chain(&mut data.tokenizer).chain(&mut data.cache_dir) {
+        *path = std::path::absolute(&*path).with_context(|| format!("finding {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn describe(plan: &Plan, last_step: u64) -> String {
+    let config = &plan.config;
+    format!(
+        "{}\n# {} ranks x micro-batch {} x {} accumulation steps = {} sequences = {} tokens a step\n\
+         # steps to run: {last_step}\n",
+        config.to_toml(),
+        plan.world_size,
+        plan.micro_batch_size,
+        plan.accumulation_steps,
+        config.train.global_batch_size,
+        plan.tokens_per_step,
+    )
+}
+
+fn prepare_data(plan: &Plan, console: &mut Console) -> Result<Corpus, Failure> {
+    let data = &plan.config.data;
+    let cache = match &data.cache_dir {
+        Some(dir) => dir.clone(),
+        None => default_cache()?,
+    };
+    let spec = PrepareSpec::from(data);
+    prepare(&spec, &cache, &mut |stage| console.preparing(&stage.to_string())).map_err(|error| {
+        let code = if error.is_input() { ExitCode::Usage } else { ExitCode::Environment };
+        Failure::new(code, error)
+    })
+}
+
+fn default_cache() -> Result<PathBuf, Failure> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || absolute("HOME").map(|home| home.join(".cache"));
+    let cache = absolute("XDG_CACHE_HOME").or_else(home).map(|cache| cache.join("cordee"));
+    cache.ok_or_else(|| {
+        let error = anyhow!("neither XDG_CACHE_HOME nor HOME names a directory to keep tokenised data in");
+        Failure::new(ExitCode::Environment, error).with_hint("set data.cache_dir")
+    })
+}
+
+/// The checkpoint to go on from: the one named, or the newest valid one. What is passed over is said.
+fn resume_point(run: &RunDir, named: Option<PathBuf>, console: &mut Console) -> Result<Option<PathBuf>, Failure> {
+    if let Some(path) = named {
+        checkpoint::verify(&path).map_err(Failure::usage)?;
+        return Ok(Some(path));
+    }
+    let found = checkpoint::newest_valid(&run.checkpoints()).map_err(|error| Failure::new(ExitCode::Failed, error))?;
+    for rejected in &found.rejected {
+        console.warning(&format!("{} is not used: {}", rejected.path.display(), rejected.reason));
+    }
+    if found.checkpoint.is_none() {
+        console.warning(&format!("{} has no checkpoint to go on from, starting at step 0", run.path().display()));
+    }
+    Ok(found.checkpoint.map(|checkpoint| checkpoint.path().to_owned()))
+}
+
+/// Says what the config decides differently from the one the run began with.
+fn warn_of_changes(run: &RunDir, plan: &Plan, console: &mut Console) -> Result<(), Failure> {
+    let before = cordee_config::load(&run.config(), &[]).map_err(Failure::usage)?;
+    let before = before.plan(DEFAULT_WORKERS).map_err(Failure::usage)?;
+    if before.fingerprint != plan.fingerprint {
+        let changes = cordee_config::differences(&before.config, &plan.config).join(", ");
+        console.warning(&format!(
+            "the config differs from the one this run began with, so it will not end as an undisturbed run would: {changes}"
+        ));
+    }
+    Ok(())
+}
+
+fn write_run_dir(run: &RunDir, loaded: &Loaded, plan: &Plan, corpus: &Corpus) -> Result<(), Failure> {
+    let write = || -> anyhow::Result<()> {
+        fs::create_dir_all(run.path())?;
+        fs::create_dir_all(run.logs())?;
+        fs::create_dir_all(run.checkpoints())?;
+        fs::copy(&corpus.tokenizer, run.tokenizer())?;
+        fs::write(run.path().join("config.source.toml"), loaded.source_text())?;
+        let overrides: String = loaded.sets().iter().map(|set| format!("{set}\n")).collect();
+        fs::write(run.path().join("overrides.txt"), overrides)?;
+        fs::write(run.path().join("env.json"), environment(plan)?)?;
+        // Last: a directory with a config is a run.
+        fs::write(run.config(), plan.config.to_toml())?;
+        Ok(())
+    };
+    let context = || format!("preparing the run directory {}", run.path().display());
+    write().with_context(context).map_err(|error| Failure::new(ExitCode::Environment, error))
+}
+
+/// Facts of the machine and the program that a result may be questioned about later.
+fn environment(plan: &Plan) -> anyhow::Result<String> {
+    let uname = rustix::system::uname();
+    let facts = serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "host": uname.nodename().to_string_lossy(),
+        "kernel": format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy()),
+        "machine": uname.machine().to_string_lossy(),
+        "cores": thread::available_parallelism().map_or(0, usize::from),
+        "ranks": plan.world_size,
+        "threads_per_rank": plan.threads,
+        "started": jiff::Zoned::now().to_string(),
+        "command": env::args().collect::<Vec<_>>(),
+    });
+    Ok(format!("{}\n", serde_json::to_string_pretty(&facts)?))
+}
+
+fn launch(job: &Job, run: &RunDir, console: Console) -> Result<ExitCode, Failure> {
+    let environment = |error: anyhow::Error| Failure::new(ExitCode::Environment, error);
+    let memory = SharedMemory::create("cordee-ranks").map_err(|error| environment(error.into()))?;
+    let launch = Launch {
+        program: env::current_exe().context("finding this program").map_err(environment)?,
+        arguments: vec!["worker".into()],
+        world_size: job.plan.world_size,
+        run_id: run_id(run.path()),
+        log_dir: run.logs(),
+        inherit: vec![
+            (names::SHARED_MEMORY_FD, memory.into_fd()),
+            (JOB_FD, job.to_fd().map_err(environment)?),
+        ],
+        environment: Vec::new(),
+    };
+    let stop = StopRequests::new();
+    count_signals(&stop)?;
+    let mut show = Show(console);
+    let outcome = cordee_launch::run(&launch, &mut show, &stop);
+    let mut console = show.0;
+    console.finish();
+    match outcome.map_err(|error| environment(error.into()))? {
+        Outcome::Done => Ok(ExitCode::Done),
+        Outcome::Stopped => {
+            console.note("stopped on request; go on with --resume");
+            Ok(ExitCode::Requeue)
+        }
+        Outcome::Interrupted => Err(Failure::new(ExitCode::Failed, anyhow!("interrupted before a checkpoint"))),
+        Outcome::Failed(report) => {
+            let failure = Failure::new(report.exit_code, anyhow!("{}", report.render()));
+            Err(failure)
+        }
+    }
+}
+
+/// A name for the job that tells it from others: where it runs and when it began.
+fn run_id(run_dir: &Path) -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    let name = run_dir.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    format!("{name}-{since}")
+}
+
+/// From here on a signal asks the ranks to stop at a step boundary; a second one ends them at once.
+fn count_signals(stop: &StopRequests) -> Result<(), Failure> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1])
+        .context("catching signals")
+        .map_err(|error| Failure::new(ExitCode::Environment, error))?;
+    let stop = stop.clone();
+    thread::spawn(move || {
+        for _ in signals.forever() {
+            stop.request();
+        }
+    });
+    Ok(())
+}
+
+/// Shows what the ranks tell.
+struct Show(Console);
+
+impl Observer for Show {
+    fn message(&mut self, rank: usize, message: WorkerMessage) {
+        self.0.message(rank, &message);
+    }
+
+    fn line(&mut self, rank: usize, _stream: Stream, line: &str) {
+        self.0.log_line(rank, line);
+    }
+}

@@ -1,0 +1,104 @@
+//! `cordee worker`: one rank of a run, as the launcher starts it.
+
+use std::{
+    env,
+    fs::{File, OpenOptions},
+    io::Write,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::{Context, anyhow};
+use cordee_comm::SharedMemoryGroup;
+use cordee_protocol::{ExitCode, Failure as Report, WorkerEnvironment, WorkerMessage, names};
+use cordee_train::{Run, train};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+
+use crate::{
+    failure::Failure,
+    job::{JOB_FD, Job},
+};
+
+/// Runs the rank. What goes wrong is told to the launcher, which shows it.
+pub(crate) fn run() -> Result<ExitCode, Failure> {
+    let environment = WorkerEnvironment::read(|name| env::var(name).ok()).map_err(Failure::usage)?;
+    let messages = Messages::open()?;
+    let error = match run_rank(&environment, &messages) {
+        Ok(exit) => return Ok(exit),
+        Err(error) => error,
+    };
+    let train = error.downcast_ref::<cordee_train::TrainError>();
+    let code = train.map_or(ExitCode::Failed, cordee_train::TrainError::exit_code);
+    messages.send(&WorkerMessage::Failed(Report {
+        rank: environment.rank,
+        code: code.code(),
+        message: format!("{error:#}"),
+        hint: train.and_then(cordee_train::TrainError::hint).map(str::to_owned),
+    }));
+    Err(Failure::new(code, error))
+}
+
+fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Result<ExitCode> {
+    let job = Job::from_file(&inherited(JOB_FD, OpenOptions::new().read(true))?).context("reading the job")?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT, SIGUSR1] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("catching signals")?;
+    }
+    rayon::ThreadPoolBuilder::new().num_threads(job.plan.threads).build_global().context("starting threads")?;
+
+    let memory = inherited(names::SHARED_MEMORY_FD, OpenOptions::new().read(true).write(true))?;
+    let timeout = job.plan.config.parallel.timeout.0;
+    let mut group =
+        SharedMemoryGroup::join(OwnedFd::from(memory), environment.rank, environment.world_size, timeout)?;
+    let run = Run {
+        plan: &job.plan,
+        corpus: &job.corpus,
+        run_dir: &job.run_dir,
+        resume: job.resume.as_deref(),
+        last_step: job.last_step,
+        stop: &stop,
+    };
+    let summary = train(&run, &mut group, &mut |message| messages.send(&message));
+    match summary {
+        Ok(summary) => Ok(if summary.stopped { ExitCode::Requeue } else { ExitCode::Done }),
+        Err(error) => {
+            group.fail(&error.to_string());
+            Err(error.into())
+        }
+    }
+}
+
+/// Opens a file that the launcher left open for this process, by way of `/proc`: a descriptor's
+/// number alone gives no safe claim to it.
+fn inherited(name: &'static str, options: &OpenOptions) -> anyhow::Result<File> {
+    let number = env::var(name).map_err(|_| anyhow!("{name} is not set: workers are started by `cordee train`"))?;
+    let number: u32 = number.parse().with_context(|| format!("{name} is `{number}`, not a file descriptor"))?;
+    options.open(format!("/proc/self/fd/{number}")).with_context(|| format!("opening the file of {name}"))
+}
+
+/// The way to the launcher.
+struct Messages {
+    pipe: Mutex<File>,
+    broken: AtomicBool,
+}
+
+impl Messages {
+    fn open() -> Result<Self, Failure> {
+        let pipe = inherited(names::MESSAGE_FD, OpenOptions::new().write(true)).map_err(Failure::usage)?;
+        Ok(Self { pipe: Mutex::new(pipe), broken: AtomicBool::new(false) })
+    }
+
+    /// A launcher that is gone takes its workers with it, so a broken pipe is no news.
+    fn send(&self, message: &WorkerMessage) {
+        if self.broken.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut pipe = self.pipe.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if pipe.write_all(message.to_line().as_bytes()).is_err() {
+            self.broken.store(true, Ordering::Relaxed);
+        }
+    }
+}

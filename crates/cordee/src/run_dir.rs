@@ -1,0 +1,118 @@
+//! Where a run keeps what it writes, and which run is resumed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use cordee_protocol::ExitCode;
+use fs_err as fs;
+
+use crate::failure::Failure;
+
+/// The folder in which runs are made when no directory is named.
+const RUNS: &str = "runs";
+
+/// A run directory.
+#[derive(Clone, Debug)]
+pub(crate) struct RunDir(PathBuf);
+
+impl RunDir {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.0.join("config.toml")
+    }
+
+    pub(crate) fn tokenizer(&self) -> PathBuf {
+        self.0.join("tokenizer.json")
+    }
+
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.0.join("checkpoints")
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.0.join("logs")
+    }
+
+    /// Whether a run has begun here.
+    pub(crate) fn has_run(&self) -> bool {
+        self.config().exists()
+    }
+
+    /// The directory for a fresh run: `given`, or a new one named after the config and the time.
+    pub(crate) fn fresh(given: Option<&Path>, name: &str) -> Result<Self, Failure> {
+        let path = match given {
+            Some(path) => path.to_owned(),
+            None => Path::new(RUNS).join(format!("{name}-{}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"))),
+        };
+        let run = Self(absolute(&path)?);
+        let occupied = run.0.exists() && fs::read_dir(&run.0).map_or(true, |mut entries| entries.next().is_some());
+        if occupied {
+            let error = anyhow!("the run directory {} already exists", path.display());
+            let hint = "go on with that run by adding --resume, or choose another --run-dir; nothing was changed";
+            return Err(Failure::usage(error).with_hint(hint));
+        }
+        Ok(run)
+    }
+
+    /// The directory `--resume` speaks of, and the checkpoint if one was named.
+    pub(crate) fn resumed(given: Option<&Path>, resume: &Path, name: &str) -> Result<(Self, Option<PathBuf>), Failure> {
+        if resume != Path::new("auto") {
+            let (run, checkpoint) = Self::containing(resume)?;
+            if let Some(given) = given
+                && absolute(given)? != run.0
+            {
+                let error = anyhow!(
+                    "--run-dir {} and --resume={} are different runs",
+                    given.display(),
+                    resume.display()
+                );
+                return Err(Failure::usage(error).with_hint("give one of the two"));
+            }
+            return Ok((run, checkpoint));
+        }
+        if let Some(given) = given {
+            return Ok((Self(absolute(given)?), None));
+        }
+        match newest_run(name) {
+            Some(path) => Ok((Self(absolute(&path)?), None)),
+            None => Ok((Self::fresh(None, name)?, None)),
+        }
+    }
+
+    /// The run that `path` is, or that it is a checkpoint of.
+    pub(crate) fn containing(path: &Path) -> Result<(Self, Option<PathBuf>), Failure> {
+        let path = absolute(path)?;
+        if path.join("MANIFEST.json").exists() {
+            let run = path.parent().and_then(Path::parent).map(Path::to_owned);
+            let run = run.ok_or_else(|| Failure::usage(anyhow!("{} is in no run directory", path.display())))?;
+            return Ok((Self(run), Some(path)));
+        }
+        let run = Self(path);
+        if run.has_run() {
+            return Ok((run, None));
+        }
+        let error = anyhow!("{} is neither a run directory nor a checkpoint", run.0.display());
+        Err(Failure::usage(error).with_hint("a run directory holds config.toml, a checkpoint holds MANIFEST.json"))
+    }
+}
+
+/// The newest run of a config: names end in the time, so the last by name is the newest.
+fn newest_run(name: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(RUNS).ok()?;
+    let prefix = format!("{name}-");
+    let is_run = |path: &PathBuf| {
+        let time = path.file_name().and_then(|file| file.to_str()).and_then(|file| file.strip_prefix(&prefix));
+        time.is_some_and(|time| time.len() == 15 && time.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'))
+            && path.join("config.toml").exists()
+    };
+    entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_run).max()
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    let context = || format!("finding {}", path.display());
+    let path = std::path::absolute(path).with_context(context).map_err(|error| Failure::new(ExitCode::Environment, error))?;
+    Ok(path.components().collect())
+}
