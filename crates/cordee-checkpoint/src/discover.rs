@@ -1,0 +1,108 @@
+//! Finds the checkpoint to go on from. The directory itself is the truth; `LATEST` is not read.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use crate::layout::{TEMPORARY, step_of};
+use crate::{Checkpoint, Result};
+
+/// Whether a directory was committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CandidateKind {
+    /// An attempt that was never committed: of a save in flight, or left by a crash.
+    HalfWritten,
+    /// Renamed into place by a commit. It may have been damaged since.
+    Committed,
+}
+
+/// A directory that is named like a checkpoint or like an attempt at one; not yet looked into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The directory.
+    pub path: PathBuf,
+    /// The step in its name.
+    pub step: u64,
+    /// Whether it was committed.
+    pub kind: CandidateKind,
+}
+
+/// What was looked at and why it will not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// The directory.
+    pub path: PathBuf,
+    /// Why, in words that name the file.
+    pub reason: String,
+}
+
+/// The newest checkpoint that is whole, and everything newer that is not.
+#[derive(Debug)]
+pub struct Found {
+    /// The checkpoint, every byte of it verified; none if there is none to go on from.
+    pub checkpoint: Option<Checkpoint>,
+    /// Damaged checkpoints newer than it, newest first, and all half-written attempts.
+    pub rejected: Vec<Rejected>,
+}
+
+/// Every checkpoint and attempt in a directory, the newest step first. None if it does not exist.
+pub fn discover(checkpoints_dir: &Path) -> Result<Vec<Candidate>> {
+    let entries = match fs::read_dir(checkpoints_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut candidates = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let (name, kind) = match name.strip_prefix(TEMPORARY) {
+            Some(name) => (name, CandidateKind::HalfWritten),
+            None => (&*name, CandidateKind::Committed),
+        };
+        if let Some(step) = step_of(name) {
+            candidates.push(Candidate {
+                path: entry.path(),
+                step,
+                kind,
+            });
+        }
+    }
+    candidates.sort_by_key(|candidate| std::cmp::Reverse((candidate.step, candidate.kind)));
+    Ok(candidates)
+}
+
+/// Looks from the newest checkpoint to the oldest until one is whole, reading every byte of it.
+///
+/// To be called by one rank, which tells the others the step.
+pub fn newest_valid(checkpoints_dir: &Path) -> Result<Found> {
+    let mut found = Found {
+        checkpoint: None,
+        rejected: Vec::new(),
+    };
+    for candidate in discover(checkpoints_dir)? {
+        let reason = match candidate.kind {
+            CandidateKind::HalfWritten => "half-written: never committed".to_owned(),
+            CandidateKind::Committed if found.checkpoint.is_some() => continue,
+            CandidateKind::Committed => match open_and_verify(&candidate.path) {
+                Ok(checkpoint) => {
+                    found.checkpoint = Some(checkpoint);
+                    continue;
+                }
+                Err(error) => error.to_string(),
+            },
+        };
+        found.rejected.push(Rejected {
+            path: candidate.path,
+            reason,
+        });
+    }
+    Ok(found)
+}
+
+fn open_and_verify(path: &Path) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::open(path)?;
+    checkpoint.verify()?;
+    Ok(checkpoint)
+}
