@@ -1,1 +1,22 @@
-//! (being written)
+//! Process groups: what ranks do together with flat memory.
+//!
+//! [`ProcessGroup`] is the contract; [`SharedMemoryGroup`] keeps it for the ranks of one machine,
+//! which read each other's memory in place. Other transports come behind the same trait.
+//!
+//! This crate does not know what a model is, nor why somebody wants a sum. It never decides when
+//! to give up on a run: it returns errors that name the rank to look at.
+
+mod call;
+mod error;
+mod group;
+mod shard;
+mod shared_memory;
+
+pub use call::{Call, Operation, Place};
+pub use error::CommError;
+pub use group::ProcessGroup;
+pub use shard::shard_range;
+pub use shared_memory::SharedMemoryGroup;
+
+/// `Result` of this crate.
+pub type Result<T> = std::result::Result<T, CommError>;

@@ -2,8 +2,10 @@
 //! descriptor, of which each rank maps the pieces it needs.
 
 use std::{
+    fs::File,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    ops::Range,
+    os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
     ptr::{self, NonNull},
     sync::Arc,
 };
@@ -37,18 +39,34 @@ impl SharedMemory {
         Ok(Self { file })
     }
 
-    /// The one behind an inherited descriptor; refused unless it was made by [`Self::create`].
+    /// The one behind a descriptor; refused unless it is a file in memory that cannot shrink.
     pub fn from_fd(file: OwnedFd) -> Result<Self> {
+        let refused = |reason| Err(MemoryError::NotSharedMemory { reason });
         match rustix::fs::fcntl_get_seals(&file) {
             Ok(seals) if seals.contains(SealFlags::SHRINK) => Ok(Self { file }),
-            Ok(_) => Err(MemoryError::NotSharedMemory {
-                reason: "it is not sealed against shrinking",
-            }),
-            Err(Errno::INVAL) => Err(MemoryError::NotSharedMemory {
-                reason: "it is not a file in memory",
-            }),
+            Ok(_) => match rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK) {
+                Ok(()) => Ok(Self { file }),
+                Err(_) => refused("it could shrink and forbids the seal against that"),
+            },
+            Err(Errno::INVAL) => refused("it is not a file in memory"),
             Err(errno) => Err(system("fcntl(F_GET_SEALS)", 0, errno)),
         }
+    }
+
+    /// The one that this process inherited under descriptor `number`. Opened anew, so that
+    /// nobody's descriptor is taken away; `number` itself stays open.
+    pub fn inherited(number: RawFd) -> Result<Self> {
+        // Opening a socket or another process's file through this path fails or is refused below.
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(format!("/proc/self/fd/{number}"))
+            .map_err(|source| MemoryError::System {
+                call: "open",
+                bytes: 0,
+                source,
+            })?;
+        Self::from_fd(file.into())
     }
 
     /// A second descriptor of the same memory, closed on exec.
@@ -165,6 +183,39 @@ impl SharedMapping {
     /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Puts private zeros in the place of `range`, whose ends are multiples of the page size. What
+    /// other processes do to the shared bytes is no longer seen here, nor the other way round.
+    ///
+    /// # Safety
+    ///
+    /// Nobody may hold a reference into the range.
+    pub unsafe fn detach(&self, range: Range<usize>) -> Result<()> {
+        if range.end > self.len {
+            return Err(MemoryError::OutsideMapping {
+                range,
+                len: self.len,
+            });
+        }
+        if range.is_empty() {
+            return Ok(());
+        }
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the pages replaced are inside this mapping, and by the caller's word nobody
+        // refers to what they hold.
+        let replaced = unsafe {
+            let first = self.pointer.add(range.start).as_ptr().cast();
+            rustix::mm::mmap_anonymous(
+                first,
+                range.len(),
+                access,
+                MapFlags::PRIVATE | MapFlags::FIXED,
+            )
+        };
+        replaced
+            .map(|_| ())
+            .map_err(|errno| system("mmap", range.len(), errno))
     }
 
     /// Where it begins in the shared memory, in bytes: the same place for every process.

@@ -1,0 +1,61 @@
+//! The contract of a process group.
+
+use std::ops::Range;
+
+use cordee_memory::{Buffer, DType};
+
+use crate::Result;
+
+/// Ranks that work together. Every rank makes the same calls in the same order with the same
+/// arguments; a rank that does otherwise is found out and every rank gets an error that names it.
+///
+/// Every call waits for the other ranks, at most for the timeout the group was made with. After an
+/// error the group is of no more use, and the contents of the buffer that was lent are lost; the
+/// other ranks are told, so that they do not wait for this one.
+///
+/// A group can move to a thread of its own. A bucket of gradients that is reduced there while
+/// others are still being written is a [`Buffer`] of its own, sent along and back.
+pub trait ProcessGroup: Send {
+    /// Which of the ranks this is, from 0.
+    fn rank(&self) -> usize;
+
+    /// How many ranks there are.
+    fn world_size(&self) -> usize;
+
+    /// A zeroed buffer of `len` elements that the other ranks can reach without copies. It lives
+    /// until the group and the buffer are both gone: made once, not per step.
+    fn allocate(&mut self, dtype: DType, len: usize) -> Result<Buffer>;
+
+    /// Puts the sum over all ranks into `range` of every rank's buffer: the same bits everywhere.
+    /// On the host ranks are added in ascending order, whatever the timing.
+    fn all_reduce(&mut self, buffer: &mut Buffer, range: Range<usize>) -> Result<()>;
+
+    /// Puts the sum over all ranks into this rank's shard of `range`, and returns that shard: the
+    /// one of [`shard_range`](crate::shard_range). The rest of `range` holds nothing of use then.
+    fn reduce_scatter(&mut self, buffer: &mut Buffer, range: Range<usize>) -> Result<Range<usize>>;
+
+    /// Puts every rank's shard of `range`, as of [`shard_range`](crate::shard_range), into all
+    /// other ranks' buffers.
+    fn all_gather(&mut self, buffer: &mut Buffer, range: Range<usize>) -> Result<()>;
+
+    /// Puts `range` of the buffer of rank `root` into all other ranks' buffers.
+    fn broadcast(&mut self, buffer: &mut Buffer, range: Range<usize>, root: usize) -> Result<()>;
+
+    /// Returns once every rank has called it.
+    fn barrier(&mut self) -> Result<()>;
+
+    /// Replaces each value by its sum over all ranks, added in ascending order of ranks. For a few
+    /// values of the host: losses, counts.
+    fn sum_scalars(&mut self, values: &mut [f64]) -> Result<()>;
+
+    /// What every rank gave, by rank; lengths may differ. For a few bytes of the host: hashes,
+    /// names, timings.
+    fn gather_bytes(&mut self, value: &[u8]) -> Result<Vec<Vec<u8>>>;
+
+    /// Tells the other ranks that this one has failed: whatever they wait for, now or later,
+    /// returns at once with `reason`. Dropping a group during a panic does the same.
+    fn fail(&mut self, reason: &str);
+
+    /// Seconds spent in calls so far, waiting for other ranks included.
+    fn seconds(&self) -> f64;
+}

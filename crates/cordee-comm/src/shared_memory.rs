@@ -1,0 +1,398 @@
+//! A process group for the ranks of one machine, over memory that they all map.
+//!
+//! Buffers of the group lie in that memory, each rank's copy beside the others', and collectives
+//! work on them in place: the owner of a shard reads the shard of every rank, adds in the order of
+//! ranks, and writes the sum into every copy. Other buffers go through a scratch area in pieces,
+//! with the same bits. Nothing passes through the kernel but sleeping and waking.
+//!
+//! Two rules keep the accesses apart. Between two meetings of all ranks every byte is written by
+//! at most one rank and then read by no other. And a rank's copy of a buffer is touched by others
+//! only while that rank is inside a call that was lent the buffer as `&mut`.
+
+mod collectives;
+mod control;
+mod meeting;
+mod sum;
+
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cordee_memory::{Buffer, DType, MemoryError, SharedMapping, SharedMemory};
+
+use crate::{Call, CommError, Operation, Place, ProcessGroup, Result, shard_range};
+use control::Control;
+use meeting::Meeting;
+
+/// Bytes per rank through which private buffers pass; twice that, since two halves take turns.
+/// Small enough that the pieces of all ranks stay in the cache that cores share.
+const SCRATCH_BYTES: usize = 256 * 1024;
+
+/// The ranks of one machine, or a world of one.
+#[derive(Debug)]
+pub struct SharedMemoryGroup {
+    rank: usize,
+    world_size: usize,
+    sequence: u64,
+    seconds: f64,
+    broken: Option<String>,
+    /// Absent in a world of one.
+    peers: Option<Peers>,
+}
+
+/// What a rank shares with its peers.
+#[derive(Debug)]
+struct Peers {
+    memory: SharedMemory,
+    meeting: Meeting,
+    scratch: Arc<SharedMapping>,
+    allocations: Vec<Allocation>,
+    /// Where the next allocation begins in the shared memory, in bytes.
+    end: usize,
+}
+
+/// Memory of one [`ProcessGroup::allocate`]: the copies of all ranks, one after the other.
+#[derive(Debug)]
+struct Allocation {
+    mapping: Arc<SharedMapping>,
+    /// Bytes from one rank's copy to the next, a multiple of the page size.
+    stride: usize,
+}
+
+impl SharedMemoryGroup {
+    /// A world of one: every call returns at once, and buffers lie on the heap.
+    pub fn solo() -> Self {
+        Self {
+            rank: 0,
+            world_size: 1,
+            sequence: 0,
+            seconds: 0.0,
+            broken: None,
+            peers: None,
+        }
+    }
+
+    /// Joins the group that meets in `memory`, which every rank has inherited from who started
+    /// them. Returns when all `world_size` ranks are there, or after `timeout`, which is also how
+    /// long every later call waits for other ranks. A group's memory serves it alone, once.
+    pub fn join(
+        memory: SharedMemory,
+        rank: usize,
+        world_size: usize,
+        timeout: Duration,
+    ) -> Result<Self> {
+        if rank >= world_size {
+            return Err(CommError::NoSuchRank { rank, world_size });
+        }
+        let started = Instant::now();
+        let call = Call {
+            sequence: 0,
+            operation: Operation::Join,
+            place: None,
+            root: None,
+        };
+        let no_memory = |source| CommError::Memory {
+            rank,
+            call: Box::new(call.clone()),
+            source,
+        };
+        let control_bytes = Control::bytes(world_size).next_multiple_of(page_size());
+        let scratch_bytes = 2 * SCRATCH_BYTES * world_size;
+        let mapping = memory.map(0, control_bytes).map_err(no_memory)?;
+        let control = Control::claim(mapping, rank, world_size)?;
+        let scratch = memory
+            .map(control_bytes, scratch_bytes)
+            .map_err(no_memory)?;
+        let mut meeting = Meeting::new(control, rank, timeout);
+        meeting
+            .meet(&call, 0)
+            .inspect_err(|error| meeting.control().fail(rank, &error.to_string()))?;
+        let end = control_bytes + scratch_bytes;
+        let peers = Peers {
+            memory,
+            meeting,
+            scratch,
+            allocations: Vec::new(),
+            end,
+        };
+        Ok(Self {
+            rank,
+            world_size,
+            sequence: 0,
+            seconds: started.elapsed().as_secs_f64(),
+            broken: None,
+            peers: (world_size > 1).then_some(peers),
+        })
+    }
+
+    /// Runs one call: numbers it, times it, and tells the peers when it fails.
+    fn run<R>(
+        &mut self,
+        operation: Operation,
+        place: Option<Place>,
+        root: Option<usize>,
+        work: impl FnOnce(&mut Self, &Call) -> Result<R>,
+    ) -> Result<R> {
+        self.sequence += 1;
+        let call = Call {
+            sequence: self.sequence,
+            operation,
+            place,
+            root,
+        };
+        if let Some(reason) = &self.broken {
+            return Err(CommError::Broken {
+                rank: self.rank,
+                call: Box::new(call),
+                reason: reason.clone(),
+            });
+        }
+        let started = Instant::now();
+        let result = work(self, &call);
+        self.seconds += started.elapsed().as_secs_f64();
+        if let Err(error) = &result {
+            self.fail(&error.to_string());
+        }
+        result
+    }
+
+    /// Runs one call on a part of a buffer, if there is such a part.
+    fn run_on<R>(
+        &mut self,
+        operation: Operation,
+        buffer: &mut Buffer,
+        range: Range<usize>,
+        root: Option<usize>,
+        work: impl FnOnce(&mut Self, &Call, &mut Buffer) -> Result<R>,
+    ) -> Result<R> {
+        let allocation = self
+            .peers
+            .as_ref()
+            .and_then(|peers| peers.allocation_of(buffer));
+        let place = Place {
+            dtype: buffer.dtype(),
+            range: range.clone(),
+            allocation,
+        };
+        self.run(operation, Some(place), root, |group, call| {
+            let (rank, world_size) = (group.rank, group.world_size);
+            if range.start > range.end || range.end > buffer.len() {
+                return Err(CommError::OutOfRange {
+                    rank,
+                    call: Box::new(call.clone()),
+                    range,
+                    len: buffer.len(),
+                });
+            }
+            if root.is_some_and(|root| root >= world_size) {
+                return Err(CommError::NoSuchRoot {
+                    rank,
+                    call: Box::new(call.clone()),
+                    world_size,
+                });
+            }
+            work(group, call, buffer)
+        })
+    }
+}
+
+impl ProcessGroup for SharedMemoryGroup {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn world_size(&self) -> usize {
+        self.world_size
+    }
+
+    fn allocate(&mut self, dtype: DType, len: usize) -> Result<Buffer> {
+        let place = Place {
+            dtype,
+            range: 0..len,
+            allocation: None,
+        };
+        self.run(Operation::Allocate, Some(place), None, |group, call| {
+            let rank = group.rank;
+            let no_memory = |source| CommError::Memory {
+                rank,
+                call: Box::new(call.clone()),
+                source,
+            };
+            match &mut group.peers {
+                None => Buffer::zeroed(dtype, len).map_err(no_memory),
+                Some(peers) => {
+                    peers.meeting.meet(call, 0)?;
+                    peers.allocate(dtype, len).map_err(no_memory)
+                }
+            }
+        })
+    }
+
+    fn all_reduce(&mut self, buffer: &mut Buffer, range: Range<usize>) -> Result<()> {
+        self.run_on(
+            Operation::AllReduce,
+            buffer,
+            range,
+            None,
+            |group, call, buffer| match &mut group.peers {
+                None => Ok(()),
+                Some(peers) => peers.reduce(call, buffer),
+            },
+        )
+    }
+
+    fn reduce_scatter(&mut self, buffer: &mut Buffer, range: Range<usize>) -> Result<Range<usize>> {
+        self.run_on(
+            Operation::ReduceScatter,
+            buffer,
+            range.clone(),
+            None,
+            |group, call, buffer| match &mut group.peers {
+                None => Ok(()),
+                Some(peers) => peers.reduce(call, buffer),
+            },
+        )?;
+        Ok(shard_range(range, self.world_size, self.rank))
+    }
+
+    fn all_gather(&mut self, buffer: &mut Buffer, range: Range<usize>) -> Result<()> {
+        self.run_on(
+            Operation::AllGather,
+            buffer,
+            range,
+            None,
+            |group, call, buffer| match &mut group.peers {
+                None => Ok(()),
+                Some(peers) => peers.all_gather(call, buffer),
+            },
+        )
+    }
+
+    fn broadcast(&mut self, buffer: &mut Buffer, range: Range<usize>, root: usize) -> Result<()> {
+        self.run_on(
+            Operation::Broadcast,
+            buffer,
+            range,
+            Some(root),
+            |group, call, buffer| match &mut group.peers {
+                None => Ok(()),
+                Some(peers) => peers.broadcast(call, buffer, root),
+            },
+        )
+    }
+
+    fn barrier(&mut self) -> Result<()> {
+        self.run(
+            Operation::Barrier,
+            None,
+            None,
+            |group, call| match &mut group.peers {
+                None => Ok(()),
+                Some(peers) => peers.meeting.meet(call, 0),
+            },
+        )
+    }
+
+    fn sum_scalars(&mut self, values: &mut [f64]) -> Result<()> {
+        let place = Place {
+            dtype: DType::F64,
+            range: 0..values.len(),
+            allocation: None,
+        };
+        self.run(
+            Operation::SumScalars,
+            Some(place),
+            None,
+            |group, call| match &mut group.peers {
+                None => Ok(()),
+                Some(peers) => peers.sum_scalars(call, values),
+            },
+        )
+    }
+
+    fn gather_bytes(&mut self, value: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.run(
+            Operation::GatherBytes,
+            None,
+            None,
+            |group, call| match &mut group.peers {
+                None => Ok(vec![value.to_vec()]),
+                Some(peers) => peers.gather_bytes(call, value),
+            },
+        )
+    }
+
+    fn fail(&mut self, reason: &str) {
+        if self.broken.is_none() {
+            self.broken = Some(reason.to_owned());
+            if let Some(peers) = &self.peers {
+                peers.meeting.control().fail(self.rank, reason);
+            }
+        }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.seconds
+    }
+}
+
+impl Drop for SharedMemoryGroup {
+    fn drop(&mut self) {
+        // Who waits for this rank from now on waits in vain, so it is told at once. A rank that
+        // has met all others in its last call has nobody waiting.
+        self.fail(if std::thread::panicking() {
+            "it panicked"
+        } else {
+            "it left the group"
+        });
+    }
+}
+
+impl Peers {
+    /// Maps the copies of all ranks, and makes a buffer of this rank's own.
+    fn allocate(&mut self, dtype: DType, len: usize) -> std::result::Result<Buffer, MemoryError> {
+        let too_large = || MemoryError::TooLarge {
+            what: format!("shared buffer of {len} {dtype}"),
+        };
+        let world_size = self.meeting.world_size();
+        let stride = len
+            .max(1)
+            .checked_mul(dtype.size_in_bytes())
+            .and_then(|bytes| bytes.checked_next_multiple_of(page_size()))
+            .ok_or_else(too_large)?;
+        let bytes = stride.checked_mul(world_size).ok_or_else(too_large)?;
+        let mapping = self.memory.map(self.end, bytes)?;
+        // SAFETY: this part of the shared memory is given out once, since `end` moves on, and the
+        // mapping is new. Other ranks touch this rank's copy only in collectives that were lent
+        // the buffer as `&mut`; one that ends with an error detaches the buffer from the others.
+        let buffer =
+            unsafe { Buffer::in_shared(&mapping, self.meeting.rank() * stride, dtype, len) }?;
+        self.end += bytes;
+        self.allocations.push(Allocation { mapping, stride });
+        Ok(buffer)
+    }
+
+    /// Which allocation of this group the buffer is. By address: a buffer of another group may lie
+    /// at the same offset of another memory.
+    fn allocation_of(&self, buffer: &Buffer) -> Option<usize> {
+        self.allocations.iter().position(|allocation| {
+            allocation.copy(self.meeting.rank()) == buffer.pointer().as_ptr()
+        })
+    }
+}
+
+impl Allocation {
+    /// First byte of a rank's copy.
+    fn copy(&self, rank: usize) -> *mut u8 {
+        self.mapping
+            .pointer()
+            .as_ptr()
+            .wrapping_add(rank * self.stride)
+    }
+}
+
+fn page_size() -> usize {
+    rustix::param::page_size()
+}

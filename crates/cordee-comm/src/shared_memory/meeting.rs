@@ -1,0 +1,196 @@
+//! Meetings: the one way in which ranks wait for each other.
+//!
+//! A rank writes which call it is in, counts itself as arrived, and sleeps until the last rank has
+//! arrived and moved the epoch on. Then all ranks read all calls and compare. What a rank wrote for
+//! one meeting may be read until the reader arrives at the next, so it is kept for two.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{io::Errno, thread::futex};
+
+use super::control::{Control, Words};
+use crate::{Call, CommError, Result, call::CALL_WORDS};
+
+/// How often a rank looks before it sleeps: about a microsecond, less than sleeping costs.
+const LOOKS: u32 = 32;
+
+/// One rank's seat at the meetings of its group.
+#[derive(Debug)]
+pub(super) struct Meeting {
+    control: Control,
+    rank: usize,
+    timeout: Duration,
+    /// Meetings this rank has been through.
+    met: u32,
+    /// 0 where ranks outnumber cores: the rank that is waited for may need this core.
+    looks: u32,
+}
+
+impl Meeting {
+    pub(super) fn new(control: Control, rank: usize, timeout: Duration) -> Self {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let looks = if control.world_size() > cores {
+            0
+        } else {
+            LOOKS
+        };
+        Self {
+            control,
+            rank,
+            timeout,
+            met: 0,
+            looks,
+        }
+    }
+
+    pub(super) fn control(&self) -> &Control {
+        &self.control
+    }
+
+    pub(super) fn rank(&self) -> usize {
+        self.rank
+    }
+
+    pub(super) fn world_size(&self) -> usize {
+        self.control.world_size()
+    }
+
+    /// Which of two halves belongs to the coming meeting. What a rank writes there before the
+    /// meeting, others may read until they arrive at the one after.
+    pub(super) fn half(&self) -> usize {
+        (self.met & 1) as usize
+    }
+
+    /// The number that `rank` gave to the last meeting.
+    pub(super) fn extra_of(&self, rank: usize) -> u64 {
+        self.control.page(rank).extras[1 - self.half()].load(Ordering::Relaxed)
+    }
+
+    /// Returns when every rank is in the same call. What any rank wrote before, all may read after.
+    pub(super) fn meet(&mut self, call: &Call, extra: u64) -> Result<()> {
+        let header = self.control.header();
+        if header.epoch.0.load(Ordering::Acquire) & 1 == 1 {
+            return Err(self.peer_failed(call));
+        }
+        let half = self.half();
+        let own = self.control.page(self.rank);
+        for (target, word) in own.calls[half].iter().zip(call.to_words()) {
+            target.store(word, Ordering::Relaxed);
+        }
+        own.extras[half].store(extra, Ordering::Relaxed);
+
+        // The chain of increments carries every rank's writes to the last one to arrive; the epoch
+        // carries them from there to all. `met` comes after, so that a rank that dies on the way
+        // is named as missing.
+        let met = self.met.wrapping_add(1);
+        let arrived = header.arrived.0.fetch_add(1, Ordering::AcqRel) + 1;
+        if arrived as usize == self.world_size() {
+            header.arrived.0.store(0, Ordering::Relaxed);
+            header.epoch.0.fetch_add(2, Ordering::AcqRel);
+            own.met.store(met, Ordering::Release);
+            self.control.wake_all();
+        } else {
+            own.met.store(met, Ordering::Release);
+            self.wait(call)?;
+        }
+        self.met = met;
+        self.compare(half)
+    }
+
+    /// Sleeps until the epoch moves on.
+    fn wait(&self, call: &Call) -> Result<()> {
+        let epoch = &self.control.header().epoch.0;
+        let started = Instant::now();
+        let mut looks = self.looks;
+        loop {
+            let seen = epoch.load(Ordering::Acquire);
+            // The epoch counts in steps of two and wraps, so that its upper 31 bits are compared.
+            if seen >> 1 != self.met & (u32::MAX >> 1) {
+                return Ok(());
+            }
+            if seen & 1 == 1 {
+                return Err(self.peer_failed(call));
+            }
+            if looks > 0 {
+                looks -= 1;
+                std::hint::spin_loop();
+                continue;
+            }
+            let waited = started.elapsed();
+            let Some(left) = self
+                .timeout
+                .checked_sub(waited)
+                .filter(|left| !left.is_zero())
+            else {
+                return Err(self.timed_out(call, waited));
+            };
+            sleep(epoch, seen, left);
+        }
+    }
+
+    fn peer_failed(&self, call: &Call) -> CommError {
+        let (peer, reason) = self
+            .control
+            .first_failed()
+            .unwrap_or_else(|| (self.rank, "its reason cannot be read".to_owned()));
+        CommError::PeerFailed {
+            rank: self.rank,
+            call: Box::new(call.clone()),
+            peer,
+            reason,
+        }
+    }
+
+    fn timed_out(&self, call: &Call, waited: Duration) -> CommError {
+        let arrived = self.met.wrapping_add(1);
+        let missing = (0..self.world_size())
+            .filter(|&rank| self.control.page(rank).met.load(Ordering::Acquire) != arrived)
+            .collect();
+        CommError::Timeout {
+            rank: self.rank,
+            call: Box::new(call.clone()),
+            waited,
+            missing,
+        }
+    }
+
+    /// Finds a rank that was in another call than rank 0. Every rank finds the same one.
+    fn compare(&self, half: usize) -> Result<()> {
+        let words = |rank: usize| read(&self.control.page(rank).calls[half]);
+        let first = words(0);
+        let Some(second) = (1..self.world_size()).find(|&rank| words(rank) != first) else {
+            return Ok(());
+        };
+        let tell = |words| {
+            Call::from_words(words).map_or("an unknown call".to_owned(), |call| call.to_string())
+        };
+        Err(CommError::Mismatch {
+            rank: self.rank,
+            first: 0,
+            first_call: tell(first),
+            second,
+            second_call: tell(words(second)),
+        })
+    }
+}
+
+fn read(words: &Words) -> [u64; CALL_WORDS] {
+    std::array::from_fn(|index| words[index].load(Ordering::Relaxed))
+}
+
+/// Sleeps until somebody wakes the sleepers of `word`, unless it no longer holds `seen`.
+fn sleep(word: &AtomicU32, seen: u32, at_most: Duration) {
+    let timeout = futex::Timespec {
+        tv_sec: at_most.as_secs() as i64,
+        tv_nsec: at_most.subsec_nanos().into(),
+    };
+    match futex::wait(word, futex::Flags::empty(), seen, Some(&timeout)) {
+        Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
+        // A system without futexes between processes: look again in a while.
+        Err(_) => thread::sleep(at_most.min(Duration::from_millis(1))),
+    }
+}
