@@ -1,1 +1,33 @@
-//! (being written)
+//! The operators of the training engine, each with a forward and a backward of its own.
+//!
+//! Activations are candle tensors; parameters, their gradients and the optimizer's state are flat
+//! memory, lent for each call as [`View`](cordee_memory::View) and
+//! [`ViewMut`](cordee_memory::ViewMut). A gradient of a parameter is always *added* to what its
+//! memory holds, so that micro-batches accumulate without a pass of their own.
+//!
+//! What is here is the reference: plain arithmetic over slices, in `f32` and `f64`, fast enough to
+//! train small models. Results depend neither on the number of threads nor on timing: loops run
+//! over blocks of fixed size, and sums of blocks are combined in the order of the blocks.
+//!
+//! This crate knows operators, not models: nothing here knows which layer calls it, what is
+//! sharded, or what is kept between forward and backward.
+
+pub mod adamw;
+pub mod attention;
+pub mod embedding;
+mod error;
+mod float;
+pub mod gradient_norm;
+pub mod head;
+pub mod linear;
+mod matrix;
+mod operand;
+pub mod random;
+mod reduce;
+pub mod rms_norm;
+pub mod rotary;
+pub mod swiglu;
+#[cfg(test)]
+mod testing;
+
+pub use error::{OpError, Result};

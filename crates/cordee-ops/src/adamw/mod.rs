@@ -1,0 +1,72 @@
+//! AdamW (Loshchilov and Hutter, 2019) over flat memory, with PyTorch's order of operations.
+
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use cordee_memory::{View, ViewMut};
+
+use crate::{
+    error::{OpError, Result},
+    operand::{Operator, with_float},
+};
+
+const OP: Operator = Operator("adamw");
+
+/// Hyper-parameters of one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment, after its bias is corrected.
+    pub eps: f64,
+    /// Decoupled weight decay; the step takes `lr * weight_decay` of each parameter away.
+    pub weight_decay: f64,
+    /// Number of this step, from 1.
+    pub step: u64,
+    /// What gradients are multiplied with first: one over the trained tokens, times the factor
+    /// that clips their norm.
+    pub gradient_scale: f64,
+}
+
+/// What a step updates: parameters and their moments, flat and of one length.
+#[derive(Debug)]
+pub struct State<'a> {
+    /// The parameters.
+    pub params: ViewMut<'a>,
+    /// Running mean of the gradients.
+    pub m: ViewMut<'a>,
+    /// Running mean of the squared gradients.
+    pub v: ViewMut<'a>,
+}
+
+/// One step over a range of parameters. Every element is updated on its own, so any division into
+/// ranges gives the same bits.
+pub fn step(state: State<'_>, gradients: View<'_>, hyper: &AdamW) -> Result<()> {
+    if hyper.step == 0 {
+        return Err(OpError::Argument {
+            op: OP.0,
+            name: "step",
+            value: 0.0,
+            expected: "1 or more: the first step is number 1",
+        });
+    }
+    let State {
+        mut params,
+        mut m,
+        mut v,
+    } = state;
+    let shape = gradients.shape();
+    with_float!(params.dtype(), T => {
+        let gradients = OP.weight::<T>("gradients", gradients, shape)?;
+        let params = OP.gradient::<T>("params", &mut params, shape)?;
+        let m = OP.gradient::<T>("m", &mut m, shape)?;
+        let v = OP.gradient::<T>("v", &mut v, shape)?;
+        reference::step(params, gradients, m, v, hyper);
+        Ok(())
+    })
+}

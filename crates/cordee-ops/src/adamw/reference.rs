@@ -1,0 +1,71 @@
+//! One pass over all four arrays.
+
+use rayon::prelude::*;
+
+use super::AdamW;
+use crate::float::Float;
+
+/// Elements of a task: four arrays of them fit in a core's cache.
+const BLOCK: usize = 16 * 1024;
+
+/// The constants of a step, computed in `f64`.
+struct Constants<T> {
+    gradient_scale: T,
+    keep: T,
+    beta2: T,
+    rest1: T,
+    rest2: T,
+    root_correction: T,
+    eps: T,
+    step_size: T,
+}
+
+pub(super) fn step<T: Float>(
+    params: &mut [T],
+    gradients: &[T],
+    m: &mut [T],
+    v: &mut [T],
+    hyper: &AdamW,
+) {
+    let constants = Constants::<T>::new(hyper);
+    params
+        .par_chunks_mut(BLOCK)
+        .zip(gradients.par_chunks(BLOCK))
+        .zip(m.par_chunks_mut(BLOCK).zip(v.par_chunks_mut(BLOCK)))
+        .for_each(|((params, gradients), (m, v))| {
+            let moments = m.iter_mut().zip(v);
+            for ((param, &gradient), (m, v)) in params.iter_mut().zip(gradients).zip(moments) {
+                constants.update(param, gradient, m, v);
+            }
+        });
+}
+
+impl<T: Float> Constants<T> {
+    fn new(hyper: &AdamW) -> Self {
+        // Powers beyond i32::MAX steps are 0 in any case.
+        let power = i32::try_from(hyper.step).unwrap_or(i32::MAX);
+        let correction1 = 1.0 - hyper.beta1.powi(power);
+        let correction2 = 1.0 - hyper.beta2.powi(power);
+        Self {
+            gradient_scale: T::from_f64(hyper.gradient_scale),
+            keep: T::from_f64(1.0 - hyper.lr * hyper.weight_decay),
+            beta2: T::from_f64(hyper.beta2),
+            rest1: T::from_f64(1.0 - hyper.beta1),
+            rest2: T::from_f64(1.0 - hyper.beta2),
+            root_correction: T::from_f64(correction2.sqrt()),
+            eps: T::from_f64(hyper.eps),
+            step_size: T::from_f64(hyper.lr / correction1),
+        }
+    }
+
+    /// param *= 1 - lr wd; m += (g - m)(1 - beta1); v = beta2 v + (1 - beta2) g^2;
+    /// param -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps).
+    #[inline(always)]
+    fn update(&self, param: &mut T, gradient: T, m: &mut T, v: &mut T) {
+        let gradient = gradient * self.gradient_scale;
+        *m += (gradient - *m) * self.rest1;
+        *v = *v * self.beta2 + gradient * gradient * self.rest2;
+        let denominator = v.sqrt() / self.root_correction + self.eps;
+        *param = *param * self.keep - self.step_size * (*m / denominator);
+    }
+}

@@ -1,0 +1,158 @@
+//! Causal attention with grouped queries (Ainslie et al., 2023), exact, in memory linear in the
+//! length: the backward computes the probabilities anew from the log-sum-exp of each query's
+//! scores, as `FlashAttention` does (Dao et al., 2022).
+//!
+//! Query head h reads key and value head h / (heads / kv_heads); token t sees tokens 0 to t of its
+//! own row.
+
+mod backward;
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use candle_core::{Tensor, WithDType};
+use cordee_memory::DType;
+
+use crate::{
+    error::Result,
+    float::Float,
+    operand::{Operand, Operator, with_float},
+};
+
+const OP: Operator = Operator("attention");
+
+/// What attention reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// Queries, `[rows, len, heads, head_dim]`.
+    pub q: &'a Tensor,
+    /// Keys, `[rows, len, kv_heads, head_dim]`.
+    pub k: &'a Tensor,
+    /// Values, `[rows, len, kv_heads, head_dim]`.
+    pub v: &'a Tensor,
+    /// What scores are multiplied with, usually 1 / sqrt(head_dim).
+    pub scale: f64,
+}
+
+/// What [`forward`] returns.
+#[derive(Clone, Debug)]
+pub struct Attended {
+    /// `[rows, len, heads, head_dim]`.
+    pub out: Tensor,
+    /// Natural logarithm of the sum of the exponentials of each query's scores, `[rows, heads,
+    /// len]`; the backward needs it.
+    pub lse: Tensor,
+}
+
+/// Gradients that [`backward`] returns, of the shapes of their inputs.
+#[derive(Clone, Debug)]
+pub struct Gradients {
+    /// Of the queries.
+    pub dq: Tensor,
+    /// Of the keys.
+    pub dk: Tensor,
+    /// Of the values.
+    pub dv: Tensor,
+}
+
+/// softmax(scale q k^T) v, each token over itself and those before it.
+pub fn forward(inputs: &Inputs<'_>) -> Result<Attended> {
+    let sizes = Sizes::of(inputs)?;
+    with_float!(sizes.dtype, T => {
+        let operands = Operands::<T>::read(inputs, &sizes)?;
+        let (q, k, v) = (operands.q.lock()?, operands.k.lock()?, operands.v.lock()?);
+        let heads = reference::Heads { q: &q, k: &k, v: &v, scale: WithDType::from_f64(inputs.scale), sizes };
+        let (out, lse) = reference::forward(&heads);
+        let out = OP.output(out, &sizes.queries())?;
+        Ok(Attended { out, lse: OP.output(lse, &sizes.lse())? })
+    })
+}
+
+/// The gradients of the inputs from `dout`, the gradient of the output, and from what the forward
+/// returned.
+pub fn backward(dout: &Tensor, inputs: &Inputs<'_>, attended: &Attended) -> Result<Gradients> {
+    let sizes = Sizes::of(inputs)?;
+    with_float!(sizes.dtype, T => {
+        let operands = Operands::<T>::read(inputs, &sizes)?;
+        let dout = OP.tensor::<T>("dout", dout, &sizes.queries())?;
+        let out = OP.tensor::<T>("out", &attended.out, &sizes.queries())?;
+        let lse = OP.tensor::<T>("lse", &attended.lse, &sizes.lse())?;
+        let (q, k, v) = (operands.q.lock()?, operands.k.lock()?, operands.v.lock()?);
+        let heads = reference::Heads { q: &q, k: &k, v: &v, scale: WithDType::from_f64(inputs.scale), sizes };
+        let (dout, out, lse) = (dout.lock()?, out.lock()?, lse.lock()?);
+        let saved = backward::Saved { dout: &dout, out: &out, lse: &lse };
+        let [dq, dk, dv] = backward::backward(&heads, &saved);
+        Ok(Gradients {
+            dq: OP.output(dq, &sizes.queries())?,
+            dk: OP.output(dk, &sizes.keys())?,
+            dv: OP.output(dv, &sizes.keys())?,
+        })
+    })
+}
+
+/// Sizes of one call.
+#[derive(Clone, Copy)]
+struct Sizes {
+    dtype: DType,
+    rows: usize,
+    len: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl Sizes {
+    fn of(inputs: &Inputs<'_>) -> Result<Self> {
+        let [rows, len, heads, head_dim] =
+            OP.sizes("q", inputs.q.dims(), "[rows, len, heads, head_dim]")?;
+        let [_, _, kv_heads, _] =
+            OP.sizes("k", inputs.k.dims(), "[rows, len, kv_heads, head_dim]")?;
+        if !heads.is_multiple_of(kv_heads) {
+            let expected = format!("as many heads as a divisor of the {heads} query heads");
+            return Err(OP.shape_error("k", inputs.k.dims(), expected));
+        }
+        let dtype = OP.dtype("q", inputs.q)?;
+        Ok(Self {
+            dtype,
+            rows,
+            len,
+            heads,
+            kv_heads,
+            head_dim,
+        })
+    }
+
+    /// Query heads that read one key head.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    fn queries(&self) -> [usize; 4] {
+        [self.rows, self.len, self.heads, self.head_dim]
+    }
+
+    fn keys(&self) -> [usize; 4] {
+        [self.rows, self.len, self.kv_heads, self.head_dim]
+    }
+
+    fn lse(&self) -> [usize; 3] {
+        [self.rows, self.heads, self.len]
+    }
+}
+
+/// The inputs, checked.
+struct Operands<T> {
+    q: Operand<T>,
+    k: Operand<T>,
+    v: Operand<T>,
+}
+
+impl<T: Float> Operands<T> {
+    fn read(inputs: &Inputs<'_>, sizes: &Sizes) -> Result<Self> {
+        Ok(Self {
+            q: OP.tensor("q", inputs.q, &sizes.queries())?,
+            k: OP.tensor("k", inputs.k, &sizes.keys())?,
+            v: OP.tensor("v", inputs.v, &sizes.keys())?,
+        })
+    }
+}

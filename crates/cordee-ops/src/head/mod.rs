@@ -1,0 +1,110 @@
+//! The language-model head with its loss: logits = x W^T, and the cross-entropy of each token's
+//! target, a chunk of tokens at a time, so that the logits of a whole batch never exist.
+//!
+//! Loss and gradients are *sums* over the trained tokens. Whoever knows how many tokens the whole
+//! step trains, over all micro-batches and ranks, divides.
+
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use candle_core::Tensor;
+use cordee_memory::{View, ViewMut};
+
+use crate::{
+    error::Result,
+    linear,
+    operand::{Operator, with_float},
+};
+
+const OP: Operator = Operator("head");
+
+/// What the tokens of a batch should be followed by.
+#[derive(Clone, Copy, Debug)]
+pub struct Targets<'a> {
+    /// The next token of each token, `[n]`.
+    pub tokens: &'a [u32],
+    /// Which tokens count, `[n]`: those that are not 0; all, where there is no mask. What stands
+    /// in `tokens` where the mask is 0 does not matter.
+    pub mask: Option<&'a [u8]>,
+}
+
+impl Targets<'_> {
+    fn counts(&self, index: usize) -> bool {
+        self.mask.is_none_or(|mask| mask[index] != 0)
+    }
+
+    fn check(&self, n: usize, vocab: usize) -> Result<()> {
+        OP.expect_len("targets", self.tokens.len(), n)?;
+        if let Some(mask) = self.mask {
+            OP.expect_len("mask", mask.len(), n)?;
+        }
+        OP.expect_tokens(self.tokens, vocab, |index| self.counts(index))
+    }
+}
+
+/// The loss of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LossSum {
+    /// Sum of the negative log-likelihoods of the trained tokens, in nats.
+    pub nll_sum: f64,
+    /// Number of trained tokens.
+    pub trained: u64,
+    /// Negative log-likelihood of each token, `[n]`; 0 where the mask is 0.
+    pub per_token: Vec<f64>,
+}
+
+impl LossSum {
+    fn new(per_token: Vec<f64>, targets: &Targets<'_>) -> Self {
+        let trained = (0..per_token.len())
+            .filter(|&index| targets.counts(index))
+            .count() as u64;
+        Self {
+            nll_sum: per_token.iter().sum(),
+            trained,
+            per_token,
+        }
+    }
+}
+
+/// All logits, `[n, vocab]`, of `x` `[n, dim]` with `weight` `[vocab, dim]`: for generation, where
+/// n is small.
+pub fn logits(x: &Tensor, weight: View<'_>) -> Result<Tensor> {
+    linear::forward(x, weight)
+}
+
+/// The loss of `x` `[n, dim]` with `weight` `[vocab, dim]`, without gradients.
+pub fn loss(x: &Tensor, weight: View<'_>, targets: &Targets<'_>) -> Result<LossSum> {
+    let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
+    let [vocab, _] = OP.sizes("weight", weight.shape(), "[vocab, dim]")?;
+    targets.check(n, vocab)?;
+    with_float!(OP.dtype("x", x)?, T => {
+        let x = OP.tensor::<T>("x", x, &[n, dim])?;
+        let x = x.lock()?;
+        let weight = OP.weight::<T>("weight", weight, &[vocab, dim])?;
+        let head = reference::Head { x: &x, weight, dim, targets };
+        Ok(LossSum::new(head.loss(), targets))
+    })
+}
+
+/// The loss, and the gradients of its sum: returns that of `x` `[n, dim]`, adds that of the weight
+/// to `dweight` `[vocab, dim]`. The loss has the same bits as that of [`loss`].
+pub fn loss_and_gradient(
+    x: &Tensor,
+    weight: View<'_>,
+    targets: &Targets<'_>,
+    dweight: &mut ViewMut<'_>,
+) -> Result<(LossSum, Tensor)> {
+    let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
+    let [vocab, _] = OP.sizes("weight", weight.shape(), "[vocab, dim]")?;
+    targets.check(n, vocab)?;
+    with_float!(OP.dtype("x", x)?, T => {
+        let x = OP.tensor::<T>("x", x, &[n, dim])?;
+        let x = x.lock()?;
+        let weight = OP.weight::<T>("weight", weight, &[vocab, dim])?;
+        let dweight = OP.gradient::<T>("dweight", dweight, &[vocab, dim])?;
+        let head = reference::Head { x: &x, weight, dim, targets };
+        let (per_token, dx) = head.loss_and_gradient(dweight);
+        Ok((LossSum::new(per_token, targets), OP.output(dx, &[n, dim])?))
+    })
+}

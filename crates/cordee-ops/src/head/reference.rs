@@ -1,0 +1,151 @@
+//! Chunks of logits: softmax in place, then the products that need its gradient.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::Targets;
+use crate::{
+    float::Float,
+    matrix::{Matrix, MatrixMut, Write, parallel_product},
+    reduce,
+};
+
+/// Logits of a chunk, as long as it has at least [`CHUNK_TOKENS`]: 16 MiB in f32.
+const CHUNK_LOGITS: usize = 4 << 20;
+
+/// Fewest tokens of a chunk: with fewer, reading and writing the weight's gradient for each chunk
+/// would cost more than the products.
+const CHUNK_TOKENS: usize = 256;
+
+/// Tokens whose softmax one task computes.
+const TOKENS: usize = 16;
+
+/// What the logits' memory holds after the softmax.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// Nothing of use.
+    Nothing,
+    /// The gradient of the summed loss: probabilities, less 1 at the target; 0 for tokens that do
+    /// not count.
+    Gradient,
+}
+
+/// Inputs of one call.
+pub(super) struct Head<'a, T> {
+    pub(super) x: &'a [T],
+    pub(super) weight: &'a [T],
+    pub(super) dim: usize,
+    pub(super) targets: &'a Targets<'a>,
+}
+
+impl<'a, T: Float> Head<'a, T> {
+    fn tokens(&self) -> usize {
+        self.targets.tokens.len()
+    }
+
+    fn vocab(&self) -> usize {
+        self.weight.len() / self.dim
+    }
+
+    fn weight(&self) -> Matrix<'a, T> {
+        Matrix::new(self.weight, self.vocab(), self.dim)
+    }
+
+    fn x(&self, chunk: &Range<usize>) -> Matrix<'a, T> {
+        Matrix::new(
+            &self.x[chunk.start * self.dim..chunk.end * self.dim],
+            chunk.len(),
+            self.dim,
+        )
+    }
+
+    /// Ranges of tokens; they depend on the vocabulary only.
+    fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<T> {
+        let tokens = self.tokens();
+        let size = (CHUNK_LOGITS / self.vocab()).max(CHUNK_TOKENS);
+        (0..tokens)
+            .step_by(size)
+            .map(move |start| start..(start + size).min(tokens))
+    }
+
+    /// Memory for the logits of the longest chunk.
+    fn scratch(&self) -> Vec<T> {
+        let longest = self.chunks().next().map_or(0, |chunk| chunk.len());
+        vec![T::ZERO; longest * self.vocab()]
+    }
+
+    /// The negative log-likelihood of each token.
+    pub(super) fn loss(&self) -> Vec<f64> {
+        let mut nll = vec![0.0; self.tokens()];
+        let mut scratch = self.scratch();
+        for chunk in self.chunks() {
+            let logits = &mut scratch[..chunk.len() * self.vocab()];
+            self.softmax(&chunk, logits, &mut nll[chunk.clone()], Keep::Nothing);
+        }
+        nll
+    }
+
+    /// The negative log-likelihood of each token, and dx; adds to `dweight`.
+    pub(super) fn loss_and_gradient(&self, dweight: &mut [T]) -> (Vec<f64>, Vec<T>) {
+        let vocab = self.vocab();
+        let mut nll = vec![0.0; self.tokens()];
+        let mut dx = vec![T::ZERO; self.x.len()];
+        let mut scratch = self.scratch();
+        for chunk in self.chunks() {
+            let logits = &mut scratch[..chunk.len() * vocab];
+            self.softmax(&chunk, logits, &mut nll[chunk.clone()], Keep::Gradient);
+            let dlogits = Matrix::new(logits, chunk.len(), vocab);
+            let dx = &mut dx[chunk.start * self.dim..chunk.end * self.dim];
+            let dx = MatrixMut::new(dx, chunk.len(), self.dim);
+            parallel_product(dx, Write::Replace, dlogits, self.weight());
+            let dweight = MatrixMut::new(dweight, vocab, self.dim);
+            parallel_product(dweight, Write::Add, dlogits.transposed(), self.x(&chunk));
+        }
+        (nll, dx)
+    }
+
+    /// The logits of a chunk and the negative log-likelihood of its tokens.
+    fn softmax(&self, chunk: &Range<usize>, logits: &mut [T], nll: &mut [f64], keep: Keep) {
+        let vocab = self.vocab();
+        let matrix = MatrixMut::new(logits, chunk.len(), vocab);
+        parallel_product(
+            matrix,
+            Write::Replace,
+            self.x(chunk),
+            self.weight().transposed(),
+        );
+        let blocks = logits
+            .par_chunks_mut(TOKENS * vocab)
+            .zip(nll.par_chunks_mut(TOKENS));
+        blocks.enumerate().for_each(|(block, (logits, nll))| {
+            let rows = logits.chunks_exact_mut(vocab).zip(nll);
+            for (token, (logits, nll)) in (chunk.start + block * TOKENS..).zip(rows) {
+                *nll = self.softmax_row(token, logits, keep);
+            }
+        });
+    }
+
+    /// Takes the softmax of a token's logits in place and returns -ln of its target's probability.
+    fn softmax_row(&self, token: usize, logits: &mut [T], keep: Keep) -> f64 {
+        if !self.targets.counts(token) {
+            logits.fill(T::ZERO);
+            return 0.0;
+        }
+        let target = self.targets.tokens[token] as usize;
+        let target_logit = logits[target].to_f64();
+        let largest = reduce::max(logits);
+        for logit in &mut *logits {
+            *logit = (*logit - largest).exp();
+        }
+        let sum = reduce::sum(logits);
+        if keep == Keep::Gradient {
+            let inverse_sum = T::from_f64(1.0 / sum);
+            for probability in &mut *logits {
+                *probability *= inverse_sum;
+            }
+            logits[target] -= T::ONE;
+        }
+        largest.to_f64() + sum.ln() - target_logit
+    }
+}

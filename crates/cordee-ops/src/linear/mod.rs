@@ -1,0 +1,87 @@
+//! Linear layers without bias, y = x W^T, with weights as PyTorch lays them out: `[out, in]`.
+
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use candle_core::Tensor;
+use cordee_memory::{View, ViewMut};
+
+use crate::{
+    error::{OpError, Result},
+    operand::{Operator, with_float},
+};
+
+const OP: Operator = Operator("linear");
+
+/// Multiplies `x` `[n, in]` by the transpose of `weight` `[out, in]`: `[n, out]`.
+pub fn forward(x: &Tensor, weight: View<'_>) -> Result<Tensor> {
+    let [n, input] = OP.sizes("x", x.dims(), "[n, in]")?;
+    let [output, _] = OP.sizes("weight", weight.shape(), "[out, in]")?;
+    with_float!(OP.dtype("x", x)?, T => {
+        let x = OP.tensor::<T>("x", x, &[n, input])?;
+        let weight = OP.weight::<T>("weight", weight, &[output, input])?;
+        let y = reference::forward(&x.lock()?, weight, [n, input, output]);
+        OP.output(y, &[n, output])
+    })
+}
+
+/// Both gradients of one layer: returns that of `x` `[n, in]`, adds that of the weight to `dweight`
+/// `[out, in]`.
+pub fn backward(
+    dy: &Tensor,
+    x: &Tensor,
+    weight: View<'_>,
+    dweight: &mut ViewMut<'_>,
+) -> Result<Tensor> {
+    backward_weight(dy, x, dweight)?;
+    backward_input(&[Branch { dy, weight }])
+}
+
+/// Adds the weight's gradient dy^T x to `dweight` `[out, in]`, for `dy` `[n, out]` and `x`
+/// `[n, in]`.
+pub fn backward_weight(dy: &Tensor, x: &Tensor, dweight: &mut ViewMut<'_>) -> Result<()> {
+    let [n, input] = OP.sizes("x", x.dims(), "[n, in]")?;
+    let [output, _] = OP.sizes("dweight", dweight.shape(), "[out, in]")?;
+    with_float!(OP.dtype("x", x)?, T => {
+        let dy = OP.tensor::<T>("dy", dy, &[n, output])?;
+        let x = OP.tensor::<T>("x", x, &[n, input])?;
+        let dweight = OP.gradient::<T>("dweight", dweight, &[output, input])?;
+        reference::backward_weight(&dy.lock()?, &x.lock()?, dweight, [n, input, output]);
+        Ok(())
+    })
+}
+
+/// One of the layers that read the same input.
+#[derive(Clone, Copy, Debug)]
+pub struct Branch<'a> {
+    /// Gradient of its output, `[n, out]`.
+    pub dy: &'a Tensor,
+    /// Its weight, `[out, in]`.
+    pub weight: View<'a>,
+}
+
+/// The gradient `[n, in]` of an input that all `branches` read, such as queries, keys and values
+/// or gate and up: the sum of their dy W, in their order, with no pass of its own for the additions.
+pub fn backward_input(branches: &[Branch<'_>]) -> Result<Tensor> {
+    let Some(first) = branches.first() else {
+        return Err(OpError::Argument {
+            op: OP.0,
+            name: "number of branches",
+            value: 0.0,
+            expected: "at least 1",
+        });
+    };
+    let [n, _] = OP.sizes("dy", first.dy.dims(), "[n, out]")?;
+    let [_, input] = OP.sizes("weight", first.weight.shape(), "[out, in]")?;
+    with_float!(OP.dtype("dy", first.dy)?, T => {
+        let mut dx = vec![0.0; n * input];
+        for (index, branch) in branches.iter().enumerate() {
+            let [output, _] = OP.sizes("weight", branch.weight.shape(), "[out, in]")?;
+            let dy = OP.tensor::<T>("dy", branch.dy, &[n, output])?;
+            let weight = OP.weight::<T>("weight", branch.weight, &[output, input])?;
+            reference::backward_input(&dy.lock()?, weight, &mut dx, [n, input, output], index > 0);
+        }
+        OP.output(dx, &[n, input])
+    })
+}

@@ -1,0 +1,258 @@
+//! Strided matrices over slices, and their products.
+//!
+//! This is the only module of the crate with `unsafe`: it hands out disjoint windows of one
+//! matrix to several threads, and it calls the `gemm` crate, which takes pointers.
+
+use std::{marker::PhantomData, ops::Range};
+
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use crate::float::Float;
+
+/// Height of the tiles that [`parallel_product`] hands to threads. The same for any number of
+/// threads, because `gemm` orders its sums by the shape of a call.
+const TILE_ROWS: usize = 128;
+
+/// Width of those tiles.
+const TILE_COLUMNS: usize = 512;
+
+/// A matrix to read, with any strides.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a, T> {
+    data: &'a [T],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a, T: Float> Matrix<'a, T> {
+    /// `rows` x `columns` elements, one row after the other.
+    pub(crate) fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
+        assert_eq!(
+            data.len(),
+            rows * columns,
+            "a row-major matrix fills its slice"
+        );
+        Self::strided(data, rows, columns, columns)
+    }
+
+    /// Rows of `columns` elements that begin every `row_stride` elements from the start of `data`.
+    pub(crate) fn strided(data: &'a [T], rows: usize, columns: usize, row_stride: usize) -> Self {
+        let last = rows.saturating_sub(1) * row_stride + columns;
+        assert!(
+            rows == 0 || last <= data.len(),
+            "the last row of a matrix lies outside its slice"
+        );
+        Self {
+            data,
+            rows,
+            columns,
+            row_stride,
+            column_stride: 1,
+        }
+    }
+
+    /// One row, of a matrix whose rows are contiguous.
+    pub(crate) fn row(self, row: usize) -> &'a [T] {
+        assert!(
+            row < self.rows && self.column_stride == 1,
+            "row outside the matrix"
+        );
+        &self.data[row * self.row_stride..][..self.columns]
+    }
+
+    /// Rows and columns exchanged; nothing moves.
+    pub(crate) fn transposed(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    /// Some of the rows.
+    pub(crate) fn rows(self, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= self.rows,
+            "rows outside the matrix"
+        );
+        // An empty range may begin past the last element.
+        let start = (range.start * self.row_stride).min(self.data.len());
+        Self {
+            data: &self.data[start..],
+            rows: range.len(),
+            ..self
+        }
+    }
+
+    /// Some of the columns.
+    pub(crate) fn columns(self, range: Range<usize>) -> Self {
+        self.transposed().rows(range).transposed()
+    }
+}
+
+/// A matrix to write; elements of a row are contiguous, rows may have others' elements between
+/// them.
+pub(crate) struct MatrixMut<'a, T> {
+    start: *mut T,
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    lifetime: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a `MatrixMut` is the only way to its elements for as long as it lives, like the `&mut [T]`
+// it was made from: the constructors take one, and splitting gives every element to one part only.
+unsafe impl<T: Send> Send for MatrixMut<'_, T> {}
+
+impl<'a, T: Float> MatrixMut<'a, T> {
+    /// `rows` x `columns` elements, one row after the other.
+    pub(crate) fn new(data: &'a mut [T], rows: usize, columns: usize) -> Self {
+        assert_eq!(
+            data.len(),
+            rows * columns,
+            "a row-major matrix fills its slice"
+        );
+        Self {
+            start: data.as_mut_ptr(),
+            rows,
+            columns,
+            row_stride: columns,
+            lifetime: PhantomData,
+        }
+    }
+
+    /// One row.
+    pub(crate) fn row(&mut self, row: usize) -> &mut [T] {
+        assert!(row < self.rows, "row outside the matrix");
+        // SAFETY: the row lies in the slice the matrix was made from, its elements belong to this
+        // matrix alone, and the result borrows the matrix mutably.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.start.add(row * self.row_stride), self.columns)
+        }
+    }
+
+    /// A window, for as long as the matrix is borrowed.
+    pub(crate) fn window(&mut self, rows: Range<usize>, columns: Range<usize>) -> MatrixMut<'_, T> {
+        assert!(
+            rows.start <= rows.end && rows.end <= self.rows,
+            "rows outside the matrix"
+        );
+        assert!(
+            columns.start <= columns.end && columns.end <= self.columns,
+            "columns outside the matrix"
+        );
+        MatrixMut {
+            // `wrapping_add`: an empty window may begin past the last element.
+            start: self
+                .start
+                .wrapping_add(rows.start * self.row_stride + columns.start),
+            rows: rows.len(),
+            columns: columns.len(),
+            row_stride: self.row_stride,
+            lifetime: PhantomData,
+        }
+    }
+
+    /// Bands of `height` rows from top to bottom; the last may be lower.
+    pub(crate) fn split_rows(self, height: usize) -> Vec<Self> {
+        (0..self.rows)
+            .step_by(height)
+            .map(|row| Self {
+                start: self.start.wrapping_add(row * self.row_stride),
+                rows: height.min(self.rows - row),
+                ..self
+            })
+            .collect()
+    }
+
+    /// Bands of `width` columns from left to right; the last may be narrower.
+    pub(crate) fn split_columns(self, width: usize) -> Vec<Self> {
+        (0..self.columns)
+            .step_by(width)
+            .map(|column| Self {
+                start: self.start.wrapping_add(column),
+                columns: width.min(self.columns - column),
+                ..self
+            })
+            .collect()
+    }
+}
+
+/// What a product does with what its destination holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Write {
+    /// Overwrites it.
+    Replace,
+    /// Adds to it.
+    Add,
+}
+
+/// `scale` * `left` * `right` into `destination`, on this thread.
+pub(crate) fn product<T: Float>(
+    destination: &mut MatrixMut<'_, T>,
+    write: Write,
+    scale: T,
+    left: Matrix<'_, T>,
+    right: Matrix<'_, T>,
+) {
+    assert_eq!(destination.rows, left.rows, "rows of a product");
+    assert_eq!(destination.columns, right.columns, "columns of a product");
+    assert_eq!(left.columns, right.rows, "summed dimension of a product");
+    let stride = |stride: usize| isize::try_from(stride).expect("strides of slices fit in isize");
+    // SAFETY: the three matrices lie in slices that are borrowed for the whole call, which their
+    // constructors checked; the destination is borrowed mutably, so nothing else overlaps it; its
+    // elements are initialised; `T` is f32 or f64, which `gemm` knows.
+    unsafe {
+        gemm::gemm(
+            destination.rows,
+            destination.columns,
+            left.columns,
+            destination.start,
+            1,
+            stride(destination.row_stride),
+            write == Write::Add,
+            left.data.as_ptr(),
+            stride(left.column_stride),
+            stride(left.row_stride),
+            right.data.as_ptr(),
+            stride(right.column_stride),
+            stride(right.row_stride),
+            T::ONE,
+            scale,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
+/// `left` * `right` into `destination`, tile by tile over the threads; the summed dimension is
+/// never split between threads.
+pub(crate) fn parallel_product<T: Float>(
+    destination: MatrixMut<'_, T>,
+    write: Write,
+    left: Matrix<'_, T>,
+    right: Matrix<'_, T>,
+) {
+    let tiles: Vec<_> = destination
+        .split_rows(TILE_ROWS)
+        .into_iter()
+        .zip((0..).step_by(TILE_ROWS))
+        .flat_map(|(band, row)| {
+            let columns = (0..).step_by(TILE_COLUMNS);
+            let tiles = band.split_columns(TILE_COLUMNS).into_iter().zip(columns);
+            tiles.map(move |(tile, column)| (tile, row, column))
+        })
+        .collect();
+    tiles.into_par_iter().for_each(|(mut tile, row, column)| {
+        let left = left.rows(row..row + tile.rows);
+        let right = right.columns(column..column + tile.columns);
+        product(&mut tile, write, T::ONE, left, right);
+    });
+}

@@ -1,0 +1,64 @@
+//! Random numbers by their place: element i of a stream depends on the seed, the stream and i
+//! alone, never on what was drawn before or on which thread draws it.
+
+mod philox;
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use cordee_memory::ViewMut;
+
+use crate::{
+    error::{OpError, Result},
+    operand::{Operator, with_float},
+};
+
+const OP: Operator = Operator("random");
+
+/// An endless sequence of random numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream {
+    seed: u64,
+    id: u64,
+}
+
+impl Stream {
+    /// The stream with this number under a seed.
+    pub fn new(seed: u64, id: u64) -> Self {
+        Self { seed, id }
+    }
+
+    /// The stream with this name under a seed; its number is the name's 64-bit FNV-1a hash.
+    pub fn named(seed: u64, name: &str) -> Self {
+        const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+        const PRIME: u64 = 0x0100_0000_01b3;
+        let id = name.bytes().fold(OFFSET, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(PRIME)
+        });
+        Self { seed, id }
+    }
+
+    /// Numbers 4 `index` to 4 `index` + 3 of the stream, uniform over all 32-bit numbers.
+    pub fn block(self, index: u64) -> [u32; 4] {
+        philox::block(self.seed, [index, self.id])
+    }
+}
+
+/// Fills `values` with normal deviates of mean 0 and standard deviation `std`, element i from the
+/// i-th number of the stream.
+pub fn normal_fill(values: &mut ViewMut<'_>, stream: Stream, std: f64) -> Result<()> {
+    if !(std.is_finite() && std >= 0.0) {
+        let expected = "a number that is 0 or more";
+        return Err(OpError::Argument {
+            op: OP.0,
+            name: "std",
+            value: std,
+            expected,
+        });
+    }
+    let shape = values.shape().to_vec();
+    with_float!(values.dtype(), T => {
+        reference::normal_fill(OP.gradient::<T>("values", values, &shape)?, stream, std);
+        Ok(())
+    })
+}

@@ -1,0 +1,114 @@
+//! Root-mean-square normalisation (Zhang and Sennrich, 2019), alone or with the addition of the
+//! residual stream before it.
+//!
+//! y = x * rstd * weight with rstd = 1 / sqrt(mean(x^2) + eps), the mean taken over a row.
+
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use candle_core::Tensor;
+use cordee_memory::{View, ViewMut};
+
+use crate::{
+    error::{OpError, Result},
+    operand::{Operator, with_float},
+};
+
+const OP: Operator = Operator("rms_norm");
+
+/// What [`forward`] returns.
+#[derive(Clone, Debug)]
+pub struct Normed {
+    /// The normalised rows, `[n, dim]`.
+    pub y: Tensor,
+    /// The reciprocal of each row's root mean square, `[n]`; the backward needs it.
+    pub rstd: Tensor,
+}
+
+/// Normalises the rows of `x` `[n, dim]` with gains `weight` `[dim]`.
+pub fn forward(x: &Tensor, weight: View<'_>, eps: f64) -> Result<Normed> {
+    let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
+    check_eps(eps)?;
+    with_float!(OP.dtype("x", x)?, T => {
+        let x = OP.tensor::<T>("x", x, &[n, dim])?;
+        let weight = OP.weight::<T>("weight", weight, &[dim])?;
+        let (y, rstd) = reference::forward(&x.lock()?, weight, eps);
+        Ok(Normed { y: OP.output(y, &[n, dim])?, rstd: OP.output(rstd, &[n])? })
+    })
+}
+
+/// Adds `residual` to `x`, both `[n, dim]`, and normalises the sum: returns the sum, which is the
+/// residual stream from here on, and what [`forward`] would return for it.
+pub fn forward_residual(
+    x: &Tensor,
+    residual: &Tensor,
+    weight: View<'_>,
+    eps: f64,
+) -> Result<(Tensor, Normed)> {
+    let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
+    check_eps(eps)?;
+    with_float!(OP.dtype("x", x)?, T => {
+        let x = OP.tensor::<T>("x", x, &[n, dim])?;
+        let residual = OP.tensor::<T>("residual", residual, &[n, dim])?;
+        let weight = OP.weight::<T>("weight", weight, &[dim])?;
+        let (sum, y, rstd) = reference::forward_residual(&x.lock()?, &residual.lock()?, weight, eps);
+        let normed = Normed { y: OP.output(y, &[n, dim])?, rstd: OP.output(rstd, &[n])? };
+        Ok((OP.output(sum, &[n, dim])?, normed))
+    })
+}
+
+/// What the backward reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Backward<'a> {
+    /// Gradient of the output, `[n, dim]`.
+    pub dy: &'a Tensor,
+    /// What was normalised, `[n, dim]`; the sum, where a residual was added.
+    pub x: &'a Tensor,
+    /// The gains, `[dim]`.
+    pub weight: View<'a>,
+    /// From the forward, `[n]`.
+    pub rstd: &'a Tensor,
+    /// Gradient that reaches `x` past the norm, along the residual stream, `[n, dim]`.
+    pub residual: Option<&'a Tensor>,
+}
+
+/// The gradient of `x` `[n, dim]`, that of the residual stream included; the gains' gradient is
+/// added to `dweight` `[dim]`.
+pub fn backward(inputs: &Backward<'_>, dweight: &mut ViewMut<'_>) -> Result<Tensor> {
+    let [n, dim] = OP.sizes("x", inputs.x.dims(), "[n, dim]")?;
+    with_float!(OP.dtype("x", inputs.x)?, T => {
+        let dy = OP.tensor::<T>("dy", inputs.dy, &[n, dim])?;
+        let x = OP.tensor::<T>("x", inputs.x, &[n, dim])?;
+        let rstd = OP.tensor::<T>("rstd", inputs.rstd, &[n])?;
+        let residual = match inputs.residual {
+            Some(residual) => Some(OP.tensor::<T>("residual", residual, &[n, dim])?),
+            None => None,
+        };
+        let residual = match &residual {
+            Some(residual) => Some(residual.lock()?),
+            None => None,
+        };
+        let rows = reference::Rows {
+            dy: &dy.lock()?,
+            x: &x.lock()?,
+            weight: OP.weight::<T>("weight", inputs.weight, &[dim])?,
+            rstd: &rstd.lock()?,
+            residual: residual.as_deref(),
+        };
+        let dx = reference::backward(&rows, OP.gradient::<T>("dweight", dweight, &[dim])?);
+        OP.output(dx, &[n, dim])
+    })
+}
+
+fn check_eps(eps: f64) -> Result<()> {
+    if eps.is_finite() && eps >= 0.0 {
+        return Ok(());
+    }
+    Err(OpError::Argument {
+        op: OP.0,
+        name: "eps",
+        value: eps,
+        expected: "a number that is 0 or more",
+    })
+}

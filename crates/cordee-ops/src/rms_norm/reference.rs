@@ -1,0 +1,119 @@
+//! Rows in blocks; sums of a row in `f64`.
+
+use rayon::prelude::*;
+
+use crate::{float::Float, reduce};
+
+/// Rows of a task; also the block in which the gains' gradient is summed, so it never changes.
+const ROWS: usize = 32;
+
+pub(super) fn forward<T: Float>(x: &[T], weight: &[T], eps: f64) -> (Vec<T>, Vec<T>) {
+    let dim = weight.len();
+    let mut y = vec![T::ZERO; x.len()];
+    let mut rstd = vec![T::ZERO; x.len() / dim];
+    y.par_chunks_mut(ROWS * dim)
+        .zip(rstd.par_chunks_mut(ROWS))
+        .zip(x.par_chunks(ROWS * dim))
+        .for_each(|((y, rstd), x)| {
+            let rows = y.chunks_exact_mut(dim).zip(x.chunks_exact(dim));
+            for ((y, x), rstd) in rows.zip(rstd) {
+                *rstd = normalise(x, weight, eps, y);
+            }
+        });
+    (y, rstd)
+}
+
+pub(super) fn forward_residual<T: Float>(
+    x: &[T],
+    residual: &[T],
+    weight: &[T],
+    eps: f64,
+) -> (Vec<T>, Vec<T>, Vec<T>) {
+    let dim = weight.len();
+    let mut sum = vec![T::ZERO; x.len()];
+    let mut y = vec![T::ZERO; x.len()];
+    let mut rstd = vec![T::ZERO; x.len() / dim];
+    let inputs = x
+        .par_chunks(ROWS * dim)
+        .zip(residual.par_chunks(ROWS * dim));
+    sum.par_chunks_mut(ROWS * dim)
+        .zip(y.par_chunks_mut(ROWS * dim))
+        .zip(rstd.par_chunks_mut(ROWS))
+        .zip(inputs)
+        .for_each(|(((sum, y), rstd), (x, residual))| {
+            for (sum, (&x, &residual)) in sum.iter_mut().zip(x.iter().zip(residual)) {
+                *sum = x + residual;
+            }
+            let rows = y.chunks_exact_mut(dim).zip(sum.chunks_exact(dim));
+            for ((y, sum), rstd) in rows.zip(rstd) {
+                *rstd = normalise(sum, weight, eps, y);
+            }
+        });
+    (sum, y, rstd)
+}
+
+/// Normalises one row and returns the reciprocal of its root mean square.
+fn normalise<T: Float>(x: &[T], weight: &[T], eps: f64, y: &mut [T]) -> T {
+    let mean_square = reduce::dot(x, x) / x.len() as f64;
+    let rstd = T::from_f64(1.0 / (mean_square + eps).sqrt());
+    for ((y, &x), &weight) in y.iter_mut().zip(x).zip(weight) {
+        *y = x * rstd * weight;
+    }
+    rstd
+}
+
+/// What the backward reads.
+pub(super) struct Rows<'a, T> {
+    pub(super) dy: &'a [T],
+    pub(super) x: &'a [T],
+    pub(super) weight: &'a [T],
+    pub(super) rstd: &'a [T],
+    pub(super) residual: Option<&'a [T]>,
+}
+
+/// Returns dx, and adds to `dweight`: partial sums over blocks of rows, added in their order.
+pub(super) fn backward<T: Float>(rows: &Rows<'_, T>, dweight: &mut [T]) -> Vec<T> {
+    let dim = rows.weight.len();
+    let mut dx = vec![T::ZERO; rows.x.len()];
+    let partial_sums: Vec<Vec<T>> = dx
+        .par_chunks_mut(ROWS * dim)
+        .enumerate()
+        .map(|(block, dx)| {
+            let mut partial = vec![T::ZERO; dim];
+            for (row, dx) in (block * ROWS..).zip(dx.chunks_exact_mut(dim)) {
+                backward_row(rows, row, dx, &mut partial);
+            }
+            partial
+        })
+        .collect();
+    for partial in &partial_sums {
+        for (dweight, &partial) in dweight.iter_mut().zip(partial) {
+            *dweight += partial;
+        }
+    }
+    dx
+}
+
+/// With g = dy * weight: dx = rstd * (g - x * rstd^2 * mean(g * x)), dweight += dy * x * rstd.
+fn backward_row<T: Float>(rows: &Rows<'_, T>, row: usize, dx: &mut [T], dweight: &mut [T]) {
+    let dim = dx.len();
+    let range = row * dim..(row + 1) * dim;
+    let (dy, x) = (&rows.dy[range.clone()], &rows.x[range.clone()]);
+    let rstd = rows.rstd[row];
+    for ((dx, &dy), &weight) in dx.iter_mut().zip(dy).zip(rows.weight) {
+        *dx = dy * weight;
+    }
+    let mean = reduce::dot(dx, x) / dim as f64;
+    let slope = rstd * rstd * T::from_f64(mean);
+    for (dx, &x) in dx.iter_mut().zip(x) {
+        *dx = rstd * (*dx - x * slope);
+    }
+    for ((dweight, &dy), &x) in dweight.iter_mut().zip(dy).zip(x) {
+        *dweight += dy * (x * rstd);
+    }
+    if let Some(residual) = rows.residual {
+        for (dx, &residual) in dx.iter_mut().zip(&residual[range]) {
+            *dx += residual;
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Rotation of pairs.
+
+use rayon::prelude::*;
+
+use super::{Positions, table::Waves};
+use crate::float::Float;
+
+/// Tokens of a task.
+const TOKENS: usize = 64;
+
+/// `x` holds `heads` heads per token, each twice as wide as a row of `waves`.
+pub(super) fn rotate<T: Float>(
+    x: &[T],
+    heads: usize,
+    positions: Positions<'_>,
+    waves: &Waves<T>,
+    direction: T,
+) -> Vec<T> {
+    let half = waves.half;
+    let width = heads * 2 * half;
+    let mut y = vec![T::ZERO; x.len()];
+    let blocks = y
+        .par_chunks_mut(TOKENS * width)
+        .zip(x.par_chunks(TOKENS * width));
+    blocks.enumerate().for_each(|(block, (y, x))| {
+        let tokens = y.chunks_exact_mut(width).zip(x.chunks_exact(width));
+        for (token, (y, x)) in (block * TOKENS..).zip(tokens) {
+            let start = positions.of(token) * half;
+            let cos = &waves.cos[start..start + half];
+            let sin = &waves.sin[start..start + half];
+            for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
+                rotate_head(x, cos, sin, direction, y);
+            }
+        }
+    });
+    y
+}
+
+#[inline]
+fn rotate_head<T: Float>(x: &[T], cos: &[T], sin: &[T], direction: T, y: &mut [T]) {
+    let (first, second) = x.split_at(cos.len());
+    let (y_first, y_second) = y.split_at_mut(cos.len());
+    let pairs = first.iter().zip(second);
+    let angles = cos.iter().zip(sin);
+    let outputs = y_first.iter_mut().zip(y_second);
+    for (((&a, &b), (&cos, &sin)), (y_a, y_b)) in pairs.zip(angles).zip(outputs) {
+        let sin = sin * direction;
+        *y_a = a * cos - b * sin;
+        *y_b = b * cos + a * sin;
+    }
+}

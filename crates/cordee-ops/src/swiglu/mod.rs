@@ -1,0 +1,37 @@
+//! The gated activation of Llama's feed-forward layer (Shazeer, 2020): silu(gate) * up, with
+//! silu(x) = x / (1 + e^-x).
+
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use candle_core::Tensor;
+
+use crate::{
+    error::Result,
+    operand::{Operator, with_float},
+};
+
+const OP: Operator = Operator("swiglu");
+
+/// silu(`gate`) * `up`, element by element, for two tensors of one shape.
+pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    let shape = gate.dims();
+    with_float!(OP.dtype("gate", gate)?, T => {
+        let gate = OP.tensor::<T>("gate", gate, shape)?;
+        let up = OP.tensor::<T>("up", up, shape)?;
+        OP.output(reference::forward::<T>(&gate.lock()?, &up.lock()?), shape)
+    })
+}
+
+/// The gradients of `gate` and `up`, all of one shape with `dy`. The activation is computed anew.
+pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tensor)> {
+    let shape = gate.dims();
+    with_float!(OP.dtype("gate", gate)?, T => {
+        let dy = OP.tensor::<T>("dy", dy, shape)?;
+        let gate = OP.tensor::<T>("gate", gate, shape)?;
+        let up = OP.tensor::<T>("up", up, shape)?;
+        let (dgate, dup) = reference::backward::<T>(&dy.lock()?, &gate.lock()?, &up.lock()?);
+        Ok((OP.output(dgate, shape)?, OP.output(dup, shape)?))
+    })
+}
