@@ -57,8 +57,6 @@ documented! {
         /// A checkpoint is on disk.
         #[serde(rename = "checkpoint_saved")]
         CheckpointSaved {
-            /// Optimizer steps done when it was taken; `step` may be later.
-            checkpoint_step: u64,
             /// Where it is.
             path: String,
             /// Bytes of all its files.
@@ -70,8 +68,6 @@ documented! {
         /// A checkpoint could not be written; training goes on.
         #[serde(rename = "checkpoint_failed")]
         CheckpointFailed {
-            /// Optimizer steps done when it was taken.
-            checkpoint_step: u64,
             /// Why.
             reason: String,
         },
@@ -102,8 +98,6 @@ documented! {
         /// The run ended on request before its last step.
         #[serde(rename = "stopped")]
         Stopped {
-            /// Who asked.
-            reason: String,
             /// The newest checkpoint.
             checkpoint: Option<String>,
         },
@@ -113,8 +107,8 @@ documented! {
             /// Seconds since the workers started.
             #[serde(deserialize_with = "crate::number::null_is_nan")]
             seconds: f64,
-            /// Tokens trained on since the workers started.
-            tokens_trained: u64,
+            /// Tokens read since the workers started, over all ranks.
+            tokens: u64,
         },
         /// The run gave up.
         #[serde(rename = "failed")]

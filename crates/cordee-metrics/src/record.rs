@@ -26,7 +26,7 @@ documented! {
         /// Learning rate of the step.
         #[serde(deserialize_with = "crate::number::null_is_nan")]
         pub lr: f64,
-        /// Tokens read in this step, over all ranks.
+        /// Tokens read since the start of the run, this step included, over all ranks.
         pub tokens: u64,
         /// Tokens of this step that carry loss, over all ranks; `loss` is their mean.
         pub tokens_trained: u64,
@@ -44,13 +44,11 @@ documented! {
         /// Seconds of the step spent waiting for collectives.
         #[serde(deserialize_with = "crate::number::null_is_nan")]
         pub comm_s: f64,
-        /// `tokens` divided by `step_s`.
+        /// Tokens read per second of the step, over all ranks.
         #[serde(deserialize_with = "crate::number::null_is_nan")]
         pub tokens_per_s: f64,
         /// Resident memory of rank 0 on the host, in bytes.
         pub host_rss_bytes: u64,
-        /// Seconds until the last step at the present pace; `null` while it is not known.
-        pub eta_s: Option<f64>,
     }
 }
 
@@ -63,6 +61,5 @@ pub const TIMING_FIELDS: &[&str] = &[
     "comm_s",
     "tokens_per_s",
     "host_rss_bytes",
-    "eta_s",
     "seconds",
 ];

@@ -15,13 +15,6 @@ pub const EVENTS_FILE: &str = "events.jsonl";
 /// Name of the folder of `TensorBoard` event files in a run directory.
 pub const TENSORBOARD_FOLDER: &str = "tb";
 
-/// Which sinks there are besides the two JSON files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RecorderOptions {
-    /// Whether to write `TensorBoard` event files.
-    pub tensorboard: bool,
-}
-
 /// Writes what happens in a run to its directory. One process writes a run directory at a time.
 ///
 /// A recorder that is dropped without [`Recorder::finish`] still writes what it was given, but
@@ -54,10 +47,11 @@ impl Recorder {
     /// `resume_at` is the number of optimizer steps that the checkpoint has behind it: records past
     /// it, which an earlier attempt left, are cut from both files, since the steps will happen
     /// again. Without it the run starts anew, and everything an earlier attempt left is cut.
+    /// `tensorboard` says whether to write event files as well.
     pub fn open(
         run_dir: &Path,
         resume_at: Option<u64>,
-        options: RecorderOptions,
+        tensorboard: bool,
     ) -> Result<Self, MetricsError> {
         let first_step = resume_at.map_or(0, |step| step + 1);
         let open = |name| {
@@ -66,7 +60,7 @@ impl Recorder {
             JsonLines::open(&path)
         };
         let (metrics, events) = (open(METRICS_FILE)?, open(EVENTS_FILE)?);
-        let tensorboard = if options.tensorboard {
+        let tensorboard = if tensorboard {
             let mut board = TensorBoard::create(&run_dir.join(TENSORBOARD_FOLDER), first_step)?;
             let sink = Lossy::start(move |entry| match entry {
                 Entry::Step(record) => board.step(&record),

@@ -82,7 +82,7 @@ mod tests {
     fn step() -> StepRecord {
         let line = r#"{"step":1,"time":2.5,"loss":3.5,"grad_norm":1.0,"clipped":true,"lr":0.1,
             "tokens":8,"tokens_trained":7,"samples":2,"epoch":0.5,"step_s":0.1,"data_s":0.0,
-            "comm_s":0.0,"tokens_per_s":80.0,"host_rss_bytes":9,"eta_s":null}"#;
+            "comm_s":0.0,"tokens_per_s":80.0,"host_rss_bytes":9}"#;
         serde_json::from_str(line).unwrap()
     }
 
@@ -111,15 +111,11 @@ mod tests {
                 sources: vec![source],
             },
             EventKind::CheckpointSaved {
-                checkpoint_step: 5,
                 path: text(),
                 bytes: 1,
                 seconds: 0.25,
             },
-            EventKind::CheckpointFailed {
-                checkpoint_step: 5,
-                reason: text(),
-            },
+            EventKind::CheckpointFailed { reason: text() },
             EventKind::CheckpointRejected {
                 path: text(),
                 reason: text(),
@@ -132,13 +128,10 @@ mod tests {
                 prompt: text(),
                 text: text(),
             },
-            EventKind::Stopped {
-                reason: text(),
-                checkpoint: None,
-            },
+            EventKind::Stopped { checkpoint: None },
             EventKind::Finished {
                 seconds: 9.0,
-                tokens_trained: 70,
+                tokens: 70,
             },
             EventKind::Failed {
                 rank: 1,

@@ -13,7 +13,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use cordee_metrics::{METRICS_FILE, MetricsError, Recorder, RecorderOptions, read_steps};
+use cordee_metrics::{METRICS_FILE, MetricsError, Recorder, read_steps};
 use records::step;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -44,7 +44,7 @@ fn child(test: &str, folder: &std::path::Path) -> Command {
 #[test]
 #[ignore = "runs as a child of the test below"]
 fn records_until_it_is_killed() {
-    let recorder = Recorder::open(&run_dir(), None, RecorderOptions { tensorboard: true }).unwrap();
+    let recorder = Recorder::open(&run_dir(), None, true).unwrap();
     for index in 1.. {
         recorder.step(step(index));
         if index % 10 == 0 {
@@ -93,7 +93,7 @@ fn records_on_a_disk_that_fills_up() {
         },
     )
     .unwrap();
-    let recorder = Recorder::open(&run_dir(), None, RecorderOptions { tensorboard: true }).unwrap();
+    let recorder = Recorder::open(&run_dir(), None, true).unwrap();
     for index in 1..=50 {
         recorder.step(step(index));
     }

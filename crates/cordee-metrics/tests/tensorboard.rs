@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use cordee_metrics::{
-    Event, EventKind, Recorder, RecorderOptions, SourceEvaluation, TENSORBOARD_FOLDER,
-};
+use cordee_metrics::{Event, EventKind, Recorder, SourceEvaluation, TENSORBOARD_FOLDER};
 use records::step;
 
 /// CRC-32C, bit by bit (RFC 3720, reflected polynomial 0x82f63b78).
@@ -161,9 +159,8 @@ fn the_checksum_of_this_reader_is_the_published_one() {
 #[test]
 fn curves_go_on_after_a_resume_without_the_steps_that_were_done_again() {
     let folder = tempfile::tempdir().unwrap();
-    let options = RecorderOptions { tensorboard: true };
     for (resume_at, last) in [(None, 300), (Some(200), 250), (Some(240), 260)] {
-        let recorder = Recorder::open(folder.path(), resume_at, options).unwrap();
+        let recorder = Recorder::open(folder.path(), resume_at, true).unwrap();
         for index in resume_at.unwrap_or(0) + 1..=last {
             recorder.step(step(index));
         }

@@ -11,7 +11,7 @@ pub(crate) fn step(step: u64) -> StepRecord {
         grad_norm: 1.0 / 3.0,
         clipped: false,
         lr: 3e-4,
-        tokens: 4096,
+        tokens: 4096 * step,
         tokens_trained: 4000,
         samples: 16 * step,
         epoch: step as f64 / 100.0,
@@ -20,6 +20,5 @@ pub(crate) fn step(step: u64) -> StepRecord {
         comm_s: 0.01,
         tokens_per_s: 8192.0,
         host_rss_bytes: 1 << 28,
-        eta_s: None,
     }
 }
