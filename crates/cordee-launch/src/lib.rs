@@ -1,1 +1,53 @@
-//! (being written)
+//! Starts one worker process per rank of this node, watches them, and says how the run ended.
+//!
+//! What it keeps, whatever happens:
+//!
+//! - The first failure is the one that is named. Ranks that fell because another rank fell, or that
+//!   the launcher killed, are listed but never as the cause.
+//! - What a worker printed is in its log file line by line, however the worker, the launcher or the
+//!   terminal fares.
+//! - No worker outlives the launcher, and none is left as a zombie.
+//! - Neither a slow terminal nor a paused one holds up a worker, a stop request or the supervision.
+//!
+//! It must not know what a worker computes: any program that reads torchrun's variables can be
+//! started, and one that sends [`cordee_protocol::WorkerMessage`]s is understood better. It never
+//! touches candle or CUDA, prints nothing and handles no signal itself; the binary brings an
+//! [`Observer`] and increments [`StopRequests`].
+//!
+//! Restarting is a caller's loop around [`run`], with the next [`Launch::attempt`].
+//!
+//! ```text
+//! main thread     spawns, then hands notices to the observer
+//! supervisor      one thread: endings, stop requests and deadlines in, signals out
+//! reader, waiter  two threads a rank: pipes into the log file; the end of the process
+//! ```
+
+#![deny(unsafe_code)]
+
+mod ending;
+mod error;
+mod launch;
+mod lines;
+mod log;
+mod notice;
+mod observer;
+mod out_of_memory;
+mod outcome;
+mod reader;
+mod report;
+#[expect(
+    unsafe_code,
+    reason = "what happens between fork and exec is unsafe to say in Rust"
+)]
+mod spawn;
+mod stop;
+mod supervise;
+mod verdict;
+
+pub use ending::{Ending, Fate};
+pub use error::LaunchError;
+pub use launch::{Launch, run};
+pub use observer::{Observer, Stream};
+pub use outcome::Outcome;
+pub use report::{FailureReport, OtherRank};
+pub use stop::StopRequests;

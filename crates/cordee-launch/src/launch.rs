@@ -1,0 +1,242 @@
+//! A launch: what to start, and the call that starts it and sees it through.
+
+use std::any::Any;
+use std::ffi::OsString;
+use std::io::{self, PipeWriter, pipe};
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, waitid};
+use rustix::system::uname;
+use rustix::thread::gettid;
+
+use crate::log::{self, RankLog};
+use crate::notice::{Inlet, Notice};
+use crate::out_of_memory::OutOfMemoryKills;
+use crate::reader::Reader;
+use crate::spawn::{open_descriptors, spawn};
+use crate::supervise::{Event, Member, Supervisor};
+use crate::{LaunchError, Observer, Outcome, StopRequests};
+
+/// What to start on this node.
+#[derive(Debug)]
+pub struct Launch {
+    /// The worker's program.
+    pub program: PathBuf,
+    /// Its arguments, the same for every rank.
+    pub arguments: Vec<OsString>,
+    /// Number of ranks, all on this node.
+    pub world_size: usize,
+    /// Identifier of the run.
+    pub run_id: String,
+    /// How often the run has been started, this time included. Written into logs that hold earlier
+    /// attempts.
+    pub attempt: usize,
+    /// Where the logs go: `rank-000.log` and so on, appended to. Made if it is not there.
+    pub log_dir: PathBuf,
+    /// Open files that every worker gets, with the environment variable that holds the number.
+    pub inherit: Vec<(&'static str, OwnedFd)>,
+    /// Environment variables on top of our own environment and the rank's variables.
+    pub environment: Vec<(OsString, OsString)>,
+    /// How long workers may take to stop after the first request before they are killed; `None` for
+    /// as long as it takes.
+    pub grace: Option<Duration>,
+}
+
+/// Starts one worker per rank and sees them through to the end of the last.
+///
+/// Must be called from the main thread. The kernel kills a worker when its launcher dies, but what it
+/// watches is the thread that started the worker (`PR_SET_PDEATHSIG` in prctl(2)); only the main
+/// thread is sure to live as long as the process.
+///
+/// - The first rank that fails ends the run: after 200 ms in which others may fail too, the rest is
+///   killed. Exit codes 0 and 75 are no failures. The cause is the rank that ended first. A rank that
+///   fell because of another says so with a `Failed` message whose `rank` is the one it blames; it
+///   is named only if no other rank failed, and the others get up to 2 s for that.
+/// - The first stop request sends `SIGTERM` to the workers, the second kills them.
+/// - No worker is left when this returns, except one that the kernel cannot kill; the report
+///   names it.
+///
+/// Every worker leads a process group of its own. What it starts within that group is killed
+/// when the worker ends.
+pub fn run(
+    launch: &Launch,
+    observer: &mut dyn Observer,
+    stop: &StopRequests,
+) -> Result<Outcome, LaunchError> {
+    if gettid() != getpid() {
+        return Err(LaunchError::NotMainThread);
+    }
+    if launch.world_size == 0 {
+        return Err(LaunchError::NoRanks);
+    }
+    if stop.count() > 0 {
+        return Ok(Outcome::Interrupted);
+    }
+    fs_err::create_dir_all(&launch.log_dir).map_err(|source| LaunchError::Log {
+        path: launch.log_dir.clone(),
+        source,
+    })?;
+    let inlet = Inlet::new();
+    let supervision = Supervision::start(launch, &inlet, stop)?;
+    for (rank, pid) in supervision.pids.iter().enumerate() {
+        observer.started(rank, pid.as_raw_nonzero().get().unsigned_abs());
+    }
+    loop {
+        match inlet.next() {
+            Notice::Message { rank, message } => observer.message(rank, message),
+            Notice::Lines {
+                rank,
+                stream,
+                lines,
+            } => {
+                lines
+                    .split_terminator('\n')
+                    .for_each(|line| observer.line(rank, stream, line));
+            }
+            Notice::LinesSkipped { rank, lines } => observer.lines_skipped(rank, lines),
+            Notice::LogFailed { rank, error } => {
+                observer.log_failed(rank, &log::path(&launch.log_dir, rank), &error);
+            }
+            Notice::Ended {
+                rank,
+                ending,
+                by_launcher,
+            } => observer.ended(rank, ending, by_launcher),
+            Notice::Finished(Ok(outcome)) => return Ok(outcome),
+            Notice::Finished(Err(panic)) => resume_unwind(panic),
+        }
+    }
+}
+
+/// The supervisor's thread and the one that hears stop requests. Dropped early, it kills the workers:
+/// an observer that panics leaves none behind.
+struct Supervision {
+    pids: Vec<Pid>,
+    events: Sender<Event>,
+    supervisor: Option<JoinHandle<()>>,
+    stop: StopRequests,
+    stop_listener: Option<JoinHandle<()>>,
+    finished: Arc<AtomicBool>,
+}
+
+impl Supervision {
+    fn start(launch: &Launch, inlet: &Inlet, stop: &StopRequests) -> Result<Self, LaunchError> {
+        let out_of_memory = OutOfMemoryKills::watch();
+        let started = Instant::now();
+        let (events, received) = channel();
+        let members = start_members(launch, inlet, &events)?;
+        let mut supervision = Self {
+            pids: members.iter().map(Member::pid).collect(),
+            events,
+            supervisor: None,
+            stop: stop.clone(),
+            stop_listener: None,
+            finished: Arc::default(),
+        };
+        let supervisor = Supervisor {
+            members,
+            events: received,
+            notices: inlet.sender(),
+            stop: stop.clone(),
+            grace: launch.grace,
+            started,
+            host: uname().nodename().to_string_lossy().into_owned(),
+            out_of_memory,
+        };
+        let notices = inlet.sender();
+        let supervise = move || {
+            let outcome: Result<Outcome, Box<dyn Any + Send>> =
+                catch_unwind(AssertUnwindSafe(|| supervisor.run()));
+            let _ = notices.send(Notice::Finished(outcome));
+        };
+        let failed = |source| LaunchError::Supervision { source };
+        supervision.supervisor = Some(start_thread("supervisor", supervise).map_err(failed)?);
+        let (stop, finished, events) = (
+            stop.clone(),
+            Arc::clone(&supervision.finished),
+            supervision.events.clone(),
+        );
+        // A request made before the listener listens is not lost: the bell keeps ringing.
+        let listen = move || {
+            stop.listen(&finished, || {
+                let _ = events.send(Event::StopRequested);
+            });
+        };
+        supervision.stop_listener = Some(start_thread("stop requests", listen).map_err(failed)?);
+        Ok(supervision)
+    }
+}
+
+impl Drop for Supervision {
+    fn drop(&mut self) {
+        let _ = self.events.send(Event::Abandoned);
+        self.stop.dismiss(&self.finished);
+        for thread in [self.supervisor.take(), self.stop_listener.take()]
+            .into_iter()
+            .flatten()
+        {
+            // A panic of the supervisor was passed on in its last notice.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn start_members(
+    launch: &Launch,
+    inlet: &Inlet,
+    events: &Sender<Event>,
+) -> Result<Vec<Member>, LaunchError> {
+    let foreign = open_descriptors();
+    let mut members = Vec::with_capacity(launch.world_size);
+    for rank in 0..launch.world_size {
+        let path = log::path(&launch.log_dir, rank);
+        let log = open_log(&path, launch.attempt)?;
+        let resource = |what| move |source| LaunchError::Resource { what, rank, source };
+        let (alive, lifeline) = pipe().map_err(resource("a pipe"))?;
+        let (child, pipes) = spawn(launch, rank, &foreign)?;
+        let member = Member::new(child, path);
+        let pid = member.pid();
+        members.push(member);
+        let reader = Reader::new(pipes, alive, log, inlet.outlet(rank));
+        let drained = events.clone();
+        let read = move || {
+            let words = reader.run();
+            let _ = drained.send(Event::Drained { rank, words });
+        };
+        start_thread(&format!("read {rank}"), read).map_err(resource("a thread"))?;
+        let exited = events.clone();
+        let wait = move || wait_for_end(rank, pid, &exited, lifeline);
+        start_thread(&format!("wait {rank}"), wait).map_err(resource("a thread"))?;
+    }
+    Ok(members)
+}
+
+fn open_log(path: &Path, attempt: usize) -> Result<RankLog, LaunchError> {
+    RankLog::open(path, attempt).map_err(|source| LaunchError::Log {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Waits until a process ended, and leaves it to the supervisor to reap. The reader learns it from the
+/// end of `lifeline`.
+///
+/// A thread per worker and no pidfd: kernels before 5.4 have no wait on one.
+fn wait_for_end(rank: usize, pid: Pid, events: &Sender<Event>, lifeline: PipeWriter) {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    while waitid(WaitId::Pid(pid), options).is_err_and(|error| error == Errno::INTR) {}
+    let _ = events.send(Event::Exited { rank });
+    drop(lifeline);
+}
+
+fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.to_owned()).spawn(body)
+}

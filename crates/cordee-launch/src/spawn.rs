@@ -1,0 +1,125 @@
+//! Starts one worker process. The only module with unsafe code, for what runs between fork and exec.
+
+use std::io::{self, PipeReader, pipe};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use cordee_protocol::{WorkerEnvironment, names};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+
+use crate::{Launch, LaunchError};
+
+/// Our ends of a worker's pipes.
+#[derive(Debug)]
+pub(crate) struct Pipes {
+    pub(crate) stdout: PipeReader,
+    pub(crate) stderr: PipeReader,
+    pub(crate) messages: PipeReader,
+}
+
+/// Starts the worker of a rank; `foreign` are descriptors that must not reach it.
+///
+/// Must run on the main thread: the kernel kills the worker when the *thread* that started it ends.
+pub(crate) fn spawn(
+    launch: &Launch,
+    rank: usize,
+    foreign: &[RawFd],
+) -> Result<(Child, Pipes), LaunchError> {
+    let new_pipe = || {
+        pipe().map_err(|source| LaunchError::Resource {
+            what: "a pipe",
+            rank,
+            source,
+        })
+    };
+    let (stdout, stdout_end) = new_pipe()?;
+    let (stderr, stderr_end) = new_pipe()?;
+    let (messages, messages_end) = new_pipe()?;
+    let messages_end = OwnedFd::from(messages_end);
+
+    let mut command = Command::new(&launch.program);
+    command
+        .args(&launch.arguments)
+        .envs(WorkerEnvironment::single_node(rank, launch.world_size, &launch.run_id).variables())
+        .envs(launch.environment.iter().map(|(name, value)| (name, value)))
+        .envs(
+            launch
+                .inherit
+                .iter()
+                .map(|(name, fd)| (name, fd.as_raw_fd().to_string())),
+        )
+        .env(names::MESSAGE_FD, messages_end.as_raw_fd().to_string())
+        .stdin(Stdio::null())
+        .stdout(stdout_end)
+        .stderr(stderr_end)
+        // A group of its own: Ctrl-C in a terminal reaches the launcher alone, and a worker can be
+        // killed together with what it started.
+        .process_group(0);
+
+    let inherited: Vec<RawFd> = launch
+        .inherit
+        .iter()
+        .map(|(_, fd)| fd.as_raw_fd())
+        .chain([messages_end.as_raw_fd()])
+        .collect();
+    let foreign = foreign.to_vec();
+    let launcher = getpid();
+    let prepare = move || prepare_child(launcher, &foreign, &inherited);
+    // SAFETY: `prepare` runs in the forked child, where only async-signal-safe things are allowed. It
+    // makes system calls through rustix, which issues them directly, on memory allocated before the
+    // fork; it takes no lock, allocates nothing, and its errors are plain numbers.
+    unsafe { command.pre_exec(prepare) };
+
+    let child = command.spawn().map_err(|source| LaunchError::Spawn {
+        rank,
+        program: launch.program.clone(),
+        source,
+    })?;
+    // `messages_end` and the ends inside `command` close here, so that the pipes end with the worker.
+    Ok((
+        child,
+        Pipes {
+            stdout,
+            stderr,
+            messages,
+        },
+    ))
+}
+
+/// Runs in the child before exec.
+fn prepare_child(launcher: Pid, foreign: &[RawFd], inherited: &[RawFd]) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // Had the launcher died before the line above, the signal would never come. The parent is
+    // compared and not tested for pid 1, because in a container the launcher itself may be pid 1.
+    if getppid() != Some(launcher) {
+        return Err(Errno::SRCH.into());
+    }
+    for &fd in foreign {
+        // One that was closed in the meantime needs no flag.
+        let _ = set_close_on_exec(fd, FdFlags::CLOEXEC);
+    }
+    for &fd in inherited {
+        set_close_on_exec(fd, FdFlags::empty())?;
+    }
+    Ok(())
+}
+
+fn set_close_on_exec(fd: RawFd, flags: FdFlags) -> io::Result<()> {
+    // SAFETY: the number is used for this one call, which changes only a flag of the child's own
+    // descriptor table. Inherited numbers belong to `OwnedFd`s that outlive the fork; a foreign number
+    // may have been closed, and then the kernel answers EBADF.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    Ok(fcntl_setfd(fd, flags)?)
+}
+
+/// Descriptors of this process above standard error. Those that a parent left open without the
+/// close-on-exec flag would leak into every worker; the flag is set on all of them in the child.
+pub(crate) fn open_descriptors() -> Vec<RawFd> {
+    let Ok(entries) = fs_err::read_dir("/proc/self/fd") else {
+        return Vec::new();
+    };
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    numbers.filter(|&fd: &RawFd| fd > 2).collect()
+}

@@ -1,0 +1,366 @@
+//! Watches the workers to their end: signals, deadlines, verdict.
+//!
+//! Runs on a thread of its own, so that an observer that blocks delays neither a kill nor a stop
+//! request. Only this thread signals and reaps workers; hence a process id is never used after it
+//! may belong to another process.
+
+use std::path::PathBuf;
+use std::process::Child;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+use crate::notice::Notice;
+use crate::out_of_memory::OutOfMemoryKills;
+use crate::reader::LastWords;
+use crate::verdict::{Suspect, culprit};
+use crate::{Ending, FailureReport, Fate, OtherRank, Outcome, StopRequests};
+
+/// From the first failure to the kill of the others: near-simultaneous failures tell what happened.
+const WINDOW: Duration = Duration::from_millis(200);
+/// The same while every rank that failed blames another. A process is gone for the launcher only when
+/// the kernel has freed its memory and closed its devices; its peers see its sockets close before.
+const VICTIMS_WINDOW: Duration = Duration::from_secs(2);
+/// How long a worker may take to die of `SIGKILL`; one stuck in a driver may never.
+const KILL_LIMIT: Duration = Duration::from_secs(30);
+/// How long the logs may take to swallow what is left in the pipes once all workers ended.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Something the supervisor must know.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The process of a rank ended and waits to be reaped.
+    Exited { rank: usize },
+    /// All that a rank said has been read.
+    Drained { rank: usize, words: LastWords },
+    /// Someone asked to stop; [`StopRequests`] has the count.
+    StopRequested,
+    /// The thread that called [`crate::run`] gives up.
+    Abandoned,
+}
+
+/// One worker.
+#[derive(Debug)]
+pub(crate) struct Member {
+    child: Child,
+    pid: Pid,
+    log: PathBuf,
+    ended: Option<Ended>,
+    words: Option<LastWords>,
+    killed: bool,
+    unkillable: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    ending: Ending,
+    order: usize,
+    at: Instant,
+    /// Killed by us, because the run was over.
+    by_launcher: bool,
+    /// A failure of its own.
+    failed: bool,
+}
+
+impl Member {
+    pub(crate) fn new(child: Child, log: PathBuf) -> Self {
+        let pid = Pid::from_child(&child);
+        Self {
+            child,
+            pid,
+            log,
+            ended: None,
+            words: None,
+            killed: false,
+            unkillable: false,
+        }
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Asks the worker itself, not what it started: a data loader of its own must last until the
+    /// step boundary.
+    fn terminate(&self) {
+        if self.ended.is_none() {
+            let _ = kill_process(self.pid, Signal::TERM);
+        }
+    }
+
+    fn kill(&mut self) {
+        if self.ended.is_none() {
+            self.killed = true;
+            let _ = kill_process_group(self.pid, Signal::KILL);
+        }
+    }
+
+    /// Collects the ending of a process that ended. What it started goes first: as long as it is not
+    /// reaped, no other group can have its number.
+    fn reap(&mut self) -> Ending {
+        let _ = kill_process_group(self.pid, Signal::KILL);
+        self.child
+            .wait()
+            .map_or(Ending::Unknown, Ending::from_status)
+    }
+
+    fn fate(&self) -> Fate {
+        match self.ended {
+            Some(Ended {
+                by_launcher: true, ..
+            }) => Fate::StoppedByLauncher,
+            Some(Ended { ending, .. }) => Fate::Ended(ending),
+            None => Fate::Unkillable,
+        }
+    }
+}
+
+impl Drop for Member {
+    /// A launch that fails half-way leaves nothing behind.
+    fn drop(&mut self) {
+        if self.ended.is_none() && !self.unkillable {
+            self.reap();
+        }
+    }
+}
+
+/// Watches all workers of a run.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    pub(crate) members: Vec<Member>,
+    pub(crate) events: Receiver<Event>,
+    pub(crate) notices: Sender<Notice>,
+    pub(crate) stop: StopRequests,
+    pub(crate) grace: Option<Duration>,
+    pub(crate) started: Instant,
+    pub(crate) host: String,
+    pub(crate) out_of_memory: Option<OutOfMemoryKills>,
+}
+
+/// How far a stop on request has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stopping {
+    #[default]
+    No,
+    /// The workers were asked; past this time they are killed.
+    Asked(Option<Instant>),
+    /// They were killed.
+    Killed,
+}
+
+impl Supervisor {
+    /// Watches until every worker ended, and says how.
+    pub(crate) fn run(mut self) -> Outcome {
+        let mut stopping = Stopping::No;
+        self.watch(&mut stopping);
+        self.members.iter_mut().for_each(Member::kill);
+        self.collect();
+        self.outcome(stopping)
+    }
+
+    /// Returns when all ended, or the rest is to be killed.
+    fn watch(&mut self, stopping: &mut Stopping) {
+        let mut first_failure = None;
+        let mut window: Option<Instant> = None;
+        while self.members.iter().any(|member| member.ended.is_none()) {
+            let grace = if let Stopping::Asked(grace) = *stopping {
+                grace
+            } else {
+                None
+            };
+            match self.next([window, grace].into_iter().flatten().min()) {
+                Some(Event::Exited { rank }) => {
+                    if !self.exited(rank, *stopping).is_orderly() && window.is_none() {
+                        first_failure = Some(Instant::now());
+                        window = first_failure.map(|at| at + WINDOW);
+                    }
+                }
+                Some(Event::Drained { rank, words }) => self.members[rank].words = Some(words),
+                Some(Event::StopRequested) => match self.stop.count() {
+                    0 => {}
+                    1 => {
+                        if *stopping == Stopping::No {
+                            *stopping =
+                                Stopping::Asked(self.grace.map(|grace| Instant::now() + grace));
+                            self.members.iter().for_each(Member::terminate);
+                        }
+                    }
+                    _ => *stopping = Stopping::Killed,
+                },
+                Some(Event::Abandoned) => *stopping = Stopping::Killed,
+                None if grace.is_some_and(|end| end <= Instant::now()) => {
+                    *stopping = Stopping::Killed;
+                }
+                None if self.only_victims()
+                    && first_failure.is_some_and(|at| at.elapsed() < VICTIMS_WINDOW) =>
+                {
+                    window = Some(Instant::now() + WINDOW);
+                }
+                None => return,
+            }
+            if *stopping == Stopping::Killed {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the killed ended and everything they said is in the logs, within limits.
+    fn collect(&mut self) {
+        let mut last_end = Instant::now();
+        loop {
+            let running = self.members.iter().any(|member| member.ended.is_none());
+            let drained = self.members.iter().all(|member| member.words.is_some());
+            let limit = if running { KILL_LIMIT } else { DRAIN_LIMIT };
+            if drained && !running {
+                return;
+            }
+            match self.next(Some(last_end + limit)) {
+                Some(Event::Exited { rank }) => {
+                    self.exited(rank, Stopping::Killed);
+                    last_end = Instant::now();
+                }
+                Some(Event::Drained { rank, words }) => self.members[rank].words = Some(words),
+                Some(Event::StopRequested | Event::Abandoned) => {}
+                None => break,
+            }
+        }
+        for member in self
+            .members
+            .iter_mut()
+            .filter(|member| member.ended.is_none())
+        {
+            member.unkillable = true;
+        }
+    }
+
+    /// The next event, or `None` at the deadline.
+    fn next(&self, deadline: Option<Instant>) -> Option<Event> {
+        let Some(deadline) = deadline else {
+            return Some(self.events.recv().unwrap_or(Event::Abandoned));
+        };
+        match self
+            .events
+            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Event::Abandoned),
+        }
+    }
+
+    fn exited(&mut self, rank: usize, stopping: Stopping) -> Ending {
+        let order = self
+            .members
+            .iter()
+            .filter(|member| member.ended.is_some())
+            .count();
+        let member = &mut self.members[rank];
+        let ending = member.reap();
+        let by_launcher = member.killed && ending.is_signal(9);
+        // A worker that dies of the request to stop had no handler yet. That is no fault, but it
+        // leaves no checkpoint either.
+        let by_request = stopping != Stopping::No && ending.is_signal(15);
+        let failed = !(member.killed || by_request || ending.is_orderly());
+        member.ended = Some(Ended {
+            ending,
+            order,
+            at: Instant::now(),
+            by_launcher,
+            failed,
+        });
+        let _ = self.notices.send(Notice::Ended {
+            rank,
+            ending,
+            by_launcher,
+        });
+        ending
+    }
+
+    fn suspects(&self) -> Vec<Suspect<'_>> {
+        let failed = self
+            .members
+            .iter()
+            .enumerate()
+            .filter_map(|(rank, member)| {
+                let ended = member.ended.filter(|ended| ended.failed)?;
+                let failure = member
+                    .words
+                    .as_ref()
+                    .and_then(|words| words.failure.as_ref());
+                Some(Suspect {
+                    rank,
+                    order: ended.order,
+                    failure,
+                })
+            });
+        failed.collect()
+    }
+
+    fn only_victims(&self) -> bool {
+        let suspects = self.suspects();
+        !suspects.is_empty() && suspects.iter().all(Suspect::is_victim)
+    }
+
+    fn outcome(&self, stopping: Stopping) -> Outcome {
+        let orderly = |member: &Member| member.ended.is_some_and(|ended| ended.ending.is_orderly());
+        if self.members.iter().all(orderly) {
+            let done = self
+                .members
+                .iter()
+                .all(|member| member.fate() == Fate::Ended(Ending::Exited(0)));
+            return if done {
+                Outcome::Done
+            } else {
+                Outcome::Stopped
+            };
+        }
+        match culprit(&self.suspects()) {
+            Some(suspect) if stopping != Stopping::Killed => {
+                Outcome::Failed(Box::new(self.report(suspect)))
+            }
+            _ => Outcome::Interrupted,
+        }
+    }
+
+    fn report(&self, suspect: Suspect<'_>) -> FailureReport {
+        let member = &self.members[suspect.rank];
+        let ended = member.ended.expect("a suspect has ended");
+        let words = member.words.as_ref();
+        let others = self
+            .members
+            .iter()
+            .enumerate()
+            .filter(|(rank, _)| *rank != suspect.rank);
+        FailureReport {
+            rank: suspect.rank,
+            host: self.host.clone(),
+            pid: member.child.id(),
+            ending: ended.ending,
+            out_of_memory_kills: self
+                .out_of_memory
+                .as_ref()
+                .map_or(0, OutOfMemoryKills::since_start),
+            failure: suspect.failure.cloned(),
+            last_step: self
+                .members
+                .iter()
+                .filter_map(|member| member.words.as_ref()?.step)
+                .max(),
+            ran_for: ended.at.duration_since(self.started),
+            last_lines: words.map_or_else(Vec::new, |words| words.lines.clone()),
+            log: member.log.clone(),
+            exit_code: ended
+                .ending
+                .exit_code()
+                .map_or(1, cordee_protocol::ExitCode::code),
+            others: others
+                .map(|(rank, member)| OtherRank {
+                    rank,
+                    pid: member.child.id(),
+                    fate: member.fate(),
+                })
+                .collect(),
+        }
+    }
+}

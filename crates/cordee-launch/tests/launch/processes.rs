@@ -1,0 +1,257 @@
+//! Who a worker is, what it gets, and that none is left.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use cordee_launch::{LaunchError, Observer, Outcome, StopRequests, Stream, run};
+use cordee_protocol::{WorkerMessage, names};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::Test;
+use crate::stage::{
+    Recorder, Stage, assert_no_children, failed, is_running, launch_in, read_pid, wait_until,
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    (
+        "processes::each_rank_knows_who_it_is",
+        each_rank_knows_who_it_is,
+    ),
+    (
+        "processes::only_meant_descriptors_reach_a_worker",
+        only_meant_descriptors_reach_a_worker,
+    ),
+    (
+        "processes::a_killed_launcher_leaves_no_worker",
+        a_killed_launcher_leaves_no_worker,
+    ),
+    (
+        "processes::a_panicking_observer_leaves_no_worker",
+        a_panicking_observer_leaves_no_worker,
+    ),
+    (
+        "processes::another_thread_is_refused",
+        another_thread_is_refused,
+    ),
+    (
+        "processes::a_child_that_keeps_the_pipes_holds_nobody_up",
+        a_child_that_keeps_the_pipes_holds_nobody_up,
+    ),
+    (
+        "processes::what_a_worker_leaves_in_its_group_is_killed",
+        what_a_worker_leaves_in_its_group_is_killed,
+    ),
+    (
+        "processes::sixteen_workers_start_and_end_at_once",
+        sixteen_workers_start_and_end_at_once,
+    ),
+];
+
+fn each_rank_knows_who_it_is() {
+    let mut stage = Stage::new(3, &["show-environment"]);
+    stage
+        .launch
+        .environment
+        .push(("NCCL_DEBUG".into(), "WARN".into()));
+    let (outcome, recorder) = stage.run();
+    assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+    for rank in 0..3 {
+        let lines = recorder.lines_of(rank, Stream::Stdout);
+        let own = rank.to_string();
+        let expected = [
+            (names::RANK, own.as_str()),
+            (names::LOCAL_RANK, &own),
+            (names::WORLD_SIZE, "3"),
+            (names::LOCAL_WORLD_SIZE, "3"),
+            (names::GROUP_RANK, "0"),
+            (names::MASTER_ADDR, "127.0.0.1"),
+            (names::MASTER_PORT, "0"),
+            (names::RESTART_COUNT, "0"),
+            (names::RUN_ID, "test-run"),
+            ("NCCL_DEBUG", "WARN"),
+            ("stdin", "/dev/null"),
+            ("leads_group", "true"),
+        ];
+        for (name, value) in expected {
+            assert!(
+                lines.contains(&format!("{name}={value}").as_str()),
+                "{name} of rank {rank}: {lines:#?}"
+            );
+        }
+        assert!(
+            std::env::var_os("PATH").is_none()
+                || lines.iter().any(|line| line.starts_with("PATH="))
+        );
+    }
+}
+
+fn only_meant_descriptors_reach_a_worker() {
+    let mut shared = tempfile::tempfile().unwrap();
+    shared.write_all(b"seen by all").unwrap();
+    shared.rewind().unwrap();
+    // One that our own parent could have left open for anybody.
+    let leaked = File::open("/dev/zero").unwrap();
+    fcntl_setfd(&leaked, FdFlags::empty()).unwrap();
+    let mut stage = Stage::new(3, &["show-descriptors"]);
+    stage.launch.inherit.push(("TEST_SHARED_FD", shared.into()));
+    let (outcome, recorder) = stage.run();
+    assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+    for rank in 0..3 {
+        let lines = recorder.lines_of(rank, Stream::Stdout);
+        let targets: Vec<_> = lines
+            .iter()
+            .map(|line| line.split_once(' ').unwrap().1)
+            .collect();
+        let pipes = targets
+            .iter()
+            .filter(|target| target.starts_with("pipe:"))
+            .count();
+        assert_eq!((targets.len(), pipes), (5, 3), "rank {rank}: {lines:#?}");
+        assert!(
+            targets.contains(&"/dev/null") && !targets.contains(&"/dev/zero"),
+            "{lines:#?}"
+        );
+        assert_eq!(recorder.lines_of(rank, Stream::Stderr), ["seen by all"]);
+    }
+    assert!(
+        !rustix::io::fcntl_getfd(&leaked)
+            .unwrap()
+            .contains(FdFlags::CLOEXEC),
+        "only children are changed"
+    );
+}
+
+/// The part of a launcher that is killed.
+pub(crate) fn launcher(directory: &str) -> ExitCode {
+    let launch = launch_in(
+        Path::new(directory),
+        3,
+        &["by-rank", "hang", "hang", "hang"],
+    );
+    let outcome = run(
+        &launch,
+        &mut Recorder::default(),
+        &StopRequests::new().unwrap(),
+    )
+    .unwrap();
+    ExitCode::from(outcome.exit_code())
+}
+
+fn a_killed_launcher_leaves_no_worker() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut launcher = Command::new(std::env::current_exe().unwrap())
+        .arg("--as-launcher")
+        .arg(directory.path())
+        .spawn()
+        .unwrap();
+    let pids: Vec<_> = (0..3)
+        .map(|rank| read_pid(&directory.path().join(format!("ready-{rank}"))))
+        .collect();
+    assert!(pids.iter().all(|&pid| is_running(pid)));
+    let start = Instant::now();
+    launcher.kill().unwrap();
+    launcher.wait().unwrap();
+    wait_until("the workers are gone", || {
+        !pids.iter().any(|&pid| is_running(pid))
+    });
+    assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+struct Panicking;
+
+impl Observer for Panicking {
+    fn message(&mut self, _: usize, _: WorkerMessage) {}
+
+    fn line(&mut self, _: usize, _: Stream, line: &str) {
+        panic!("the observer of the test panics at `{line}`");
+    }
+
+    fn lines_skipped(&mut self, _: usize, _: u64) {}
+
+    fn log_failed(&mut self, _: usize, _: &Path, _: &io::Error) {}
+}
+
+fn a_panicking_observer_leaves_no_worker() {
+    let stage = Stage::new(2, &["by-rank", "print:on purpose+hang", "hang"]);
+    let stop = StopRequests::new().unwrap();
+    let start = Instant::now();
+    assert!(
+        catch_unwind(AssertUnwindSafe(|| run(
+            &stage.launch,
+            &mut Panicking,
+            &stop
+        )))
+        .is_err()
+    );
+    assert_no_children();
+    assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+fn another_thread_is_refused() {
+    let stage = Stage::new(1, &["exit", "0"]);
+    let stop = StopRequests::new().unwrap();
+    let launch = &stage.launch;
+    let result = std::thread::scope(|scope| {
+        scope
+            .spawn(|| run(launch, &mut Recorder::default(), &stop).map(drop))
+            .join()
+            .unwrap()
+    });
+    assert!(
+        matches!(result, Err(LaunchError::NotMainThread)),
+        "{result:?}"
+    );
+}
+
+fn a_child_that_keeps_the_pipes_holds_nobody_up() {
+    let stage = Stage::new(1, &["leave-child", "session"]);
+    let start = Instant::now();
+    let (outcome, recorder) = stage.run();
+    assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
+    assert!(recorder.lines_of(0, Stream::Stdout).contains(&"last words"));
+    let pid = read_pid(&stage.directory.path().join("linger"));
+    assert!(
+        is_running(pid),
+        "it left the group, so it is not ours to kill"
+    );
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+}
+
+fn what_a_worker_leaves_in_its_group_is_killed() {
+    let stage = Stage::new(1, &["leave-child", "group"]);
+    let (outcome, _) = stage.run();
+    assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+    let pid = read_pid(&stage.directory.path().join("linger"));
+    wait_until("the child is gone", || !is_running(pid));
+}
+
+fn sixteen_workers_start_and_end_at_once() {
+    let stage = Stage::script(16, "true", "");
+    let start = Instant::now();
+    let (outcome, _) = stage.run();
+    assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+    // A few ms where nothing else runs; any wait of the launcher's own would show.
+    assert!(
+        start.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        start.elapsed()
+    );
+    let mut last = String::new();
+    File::open(stage.launch.log_dir.join("rank-015.log"))
+        .unwrap()
+        .read_to_string(&mut last)
+        .unwrap();
+    assert_eq!(last, "");
+    let report = failed(Stage::script(2, "false", "").run().0);
+    assert_eq!(report.exit_code, 1);
+}
