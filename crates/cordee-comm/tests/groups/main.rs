@@ -1,0 +1,13 @@
+//! Process groups, tested from outside: what every backend has to do (`suite`), on threads and on
+//! processes of their own, and what happens when ranks fail.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "these are tests, and so are their parts"
+)]
+
+mod faults;
+mod joining;
+mod processes;
+mod suite;
+mod threads;
