@@ -17,7 +17,9 @@ use serde_json::Value;
 use crate::durable::{
     MAX_JSON, name_absence, name_lack_of_space, read_file, sync_directory, write_file,
 };
-use crate::layout::{LATEST, MANIFEST, TEMPORARY, directory_name, record_name, temporary_dir};
+use crate::layout::{
+    LATEST, MANIFEST, TEMPORARY, committed_path, directory_name, record_name, temporary_path,
+};
 use crate::manifest::Manifest;
 use crate::record::FORMAT;
 use crate::retain::remove_through_trash;
@@ -65,7 +67,7 @@ pub fn begin(checkpoints_dir: &Path, step: u64) -> Result<PathBuf> {
             sync_directory(parent)?;
         }
     }
-    let path = temporary_dir(checkpoints_dir, step);
+    let path = temporary_path(checkpoints_dir, step);
     abandon(&path)?;
     fs::create_dir(&path).map_err(|error| name_lack_of_space(error, &path, 0))?;
     Ok(path)
@@ -114,7 +116,7 @@ pub fn commit(temporary_dir: &Path, info: &CommitInfo<'_>) -> Result<Committed> 
     sync_directory(temporary_dir)?;
 
     let checkpoints_dir = temporary_dir.parent().unwrap_or(Path::new("."));
-    let committed = checkpoints_dir.join(directory_name(info.step));
+    let committed = committed_path(checkpoints_dir, info.step);
     move_into_place(temporary_dir, &committed)?;
     sync_directory(checkpoints_dir)?;
     let hint = format!("{}\n", directory_name(info.step));

@@ -85,7 +85,7 @@ pub fn newest_valid(checkpoints_dir: &Path) -> Result<Found> {
         let reason = match candidate.kind {
             CandidateKind::HalfWritten => "half-written: never committed".to_owned(),
             CandidateKind::Committed if found.checkpoint.is_some() => continue,
-            CandidateKind::Committed => match open_and_verify(&candidate.path) {
+            CandidateKind::Committed => match verify(&candidate.path) {
                 Ok(checkpoint) => {
                     found.checkpoint = Some(checkpoint);
                     continue;
@@ -101,7 +101,8 @@ pub fn newest_valid(checkpoints_dir: &Path) -> Result<Found> {
     Ok(found)
 }
 
-fn open_and_verify(path: &Path) -> Result<Checkpoint> {
+/// Opens a checkpoint and verifies every byte of it.
+pub fn verify(path: &Path) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(path)?;
     checkpoint.verify()?;
     Ok(checkpoint)

@@ -37,8 +37,12 @@ pub enum CheckpointError {
         /// Writers in the plan.
         writers: usize,
     },
-    /// A block size that is not a power of two in the range.
-    #[error("a checksum block of {block_size} bytes: expected a power of two from 4096 to {max}", max = crate::record::MAX_BLOCK_SIZE)]
+    /// A block size outside the range.
+    #[error(
+        "a checksum cannot cover blocks of {block_size} bytes: expected {} to {} bytes",
+        crate::record::MIN_BLOCK_SIZE,
+        crate::record::MAX_BLOCK_SIZE
+    )]
     InvalidBlockSize {
         /// Bytes asked for.
         block_size: u64,

@@ -23,13 +23,18 @@ pub(crate) const ALIGNMENT: usize = 4096;
 /// Longest header that readers of the format accept.
 const MAX_HEADER: usize = 100_000_000;
 
+/// Where the checkpoint of `step` lies once it is committed.
+pub fn committed_path(checkpoints_dir: &Path, step: u64) -> PathBuf {
+    checkpoints_dir.join(directory_name(step))
+}
+
 /// Name of the directory of a step: `step-000001200`.
-pub fn directory_name(step: u64) -> String {
+pub(crate) fn directory_name(step: u64) -> String {
     format!("step-{step:09}")
 }
 
 /// Where the attempt to save `step` lies until it is committed; every writer can derive it.
-pub fn temporary_dir(checkpoints_dir: &Path, step: u64) -> PathBuf {
+pub fn temporary_path(checkpoints_dir: &Path, step: u64) -> PathBuf {
     checkpoints_dir.join(format!("{TEMPORARY}{}", directory_name(step)))
 }
 

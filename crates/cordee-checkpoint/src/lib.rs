@@ -39,10 +39,10 @@ mod write;
 
 pub use checkpoint::Checkpoint;
 pub use commit::{CommitInfo, Committed, abandon, begin, commit};
-pub use discover::{Candidate, CandidateKind, Found, Rejected, discover, newest_valid};
+pub use discover::{Candidate, CandidateKind, Found, Rejected, discover, newest_valid, verify};
 pub use error::{CheckpointError, Result};
 pub use hash::hash_memory;
-pub use layout::{directory_name, temporary_dir};
+pub use layout::{committed_path, temporary_path};
 pub use plan::{Piece, Plan};
 pub use record::{BLOCK_SIZE, PieceRecord, WriterRecord};
 pub use retain::retain;

@@ -8,10 +8,13 @@ use crate::layout::shard_name;
 use crate::{CheckpointError, Result};
 
 /// Bytes of a shard under one checksum, unless a caller wants something else.
-pub const BLOCK_SIZE: u64 = 16 << 20;
+pub const BLOCK_SIZE: usize = 16 << 20;
 
 /// A reader holds whole blocks in memory, so they cannot be arbitrarily large.
 pub(crate) const MAX_BLOCK_SIZE: u64 = 1 << 30;
+
+/// Smaller ones would make more checksums than are worth it.
+pub(crate) const MIN_BLOCK_SIZE: u64 = 4096;
 
 /// Version of what is on disk; a reader refuses any other.
 pub(crate) const FORMAT: u32 = 1;
@@ -110,7 +113,7 @@ impl WriterRecord {
 }
 
 pub(crate) fn check_block_size(block_size: u64) -> Result<()> {
-    if block_size.is_power_of_two() && (4096..=MAX_BLOCK_SIZE).contains(&block_size) {
+    if (MIN_BLOCK_SIZE..=MAX_BLOCK_SIZE).contains(&block_size) {
         return Ok(());
     }
     Err(CheckpointError::InvalidBlockSize { block_size })

@@ -24,7 +24,7 @@ pub fn space_needed(plan: &Plan) -> Result<u64> {
             .map(|piece| 256 + name_bytes(&piece.tensor))
             .sum();
         shards += round(layout.length);
-        records += round(1024 + pieces + 40 * layout.length.div_ceil(BLOCK_SIZE));
+        records += round(1024 + pieces + 40 * layout.length.div_ceil(BLOCK_SIZE as u64));
     }
     let tensors: u64 = (plan.tensors().iter())
         .map(|tensor| 128 + name_bytes(&tensor.name) + 32 * tensor.shape.len() as u64)

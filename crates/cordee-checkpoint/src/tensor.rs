@@ -69,7 +69,7 @@ impl TensorSpec {
 
 /// Gives the bytes of tensors to whoever writes them.
 ///
-/// A closure from name to the bytes of the whole tensor will do where they lie in memory; implement
+/// A closure from a name in the plan to the bytes of the whole tensor will do where they lie in memory; implement
 /// the trait to give only the ranges that this writer holds, or to copy them from a device.
 pub trait TensorSource {
     /// Copies the bytes of `tensor` that begin at byte `offset` into `out`, all of it.
@@ -78,9 +78,9 @@ pub trait TensorSource {
     fn copy_bytes(&self, tensor: &str, offset: u64, out: &mut [u8]) -> Result<(), String>;
 }
 
-impl<'a, F: Fn(&str) -> Option<&'a [u8]>> TensorSource for F {
+impl<'a, F: Fn(&str) -> &'a [u8]> TensorSource for F {
     fn copy_bytes(&self, tensor: &str, offset: u64, out: &mut [u8]) -> Result<(), String> {
-        let bytes = self(tensor).ok_or("there is no such tensor")?;
+        let bytes = self(tensor);
         let range = usize::try_from(offset).ok().and_then(|start| {
             let end = start.checked_add(out.len())?;
             bytes.get(start..end)

@@ -21,8 +21,9 @@ pub fn write_shard(
     plan: &Plan,
     source: &dyn TensorSource,
     memory_hash: Option<String>,
-    block_size: u64,
+    block_size: usize,
 ) -> Result<WriterRecord> {
+    let block_size = block_size as u64;
     check_block_size(block_size)?;
     if writer >= plan.writers() {
         return Err(CheckpointError::UnknownWriter {
