@@ -1,1 +1,148 @@
+use cordee_memory::{View, ViewMut};
 
+use super::{Branch, backward, backward_input, forward};
+use crate::{
+    float::Float,
+    testing::{
+        Outcome, assert_close, assert_gradients, assert_thread_independent, autograd, cast, dot,
+        leaf, normals, tensor, values, widen,
+    },
+};
+
+/// x and weight for sizes `[n, in, out]`.
+fn inputs([n, input, output]: [usize; 3]) -> Vec<Vec<f64>> {
+    vec![normals("x", n * input), normals("weight", output * input)]
+}
+
+fn ours<T: Float>(inputs: &[Vec<f64>], [n, input, output]: [usize; 3]) -> Outcome {
+    let x = tensor::<T>(&inputs[0], &[n, input]);
+    let weight = cast::<T>(&inputs[1]);
+    let weight = View::from_slice(&weight, &[output, input]).unwrap();
+    let y = forward(&x, weight).unwrap();
+    let dy = normals("dy", n * output);
+    let mut dweight = vec![T::ZERO; output * input];
+    let mut view = ViewMut::from_slice(&mut dweight, &[output, input]).unwrap();
+    let dx = backward(&tensor::<T>(&dy, &[n, output]), &x, weight, &mut view).unwrap();
+    vec![
+        ("y", values(&y)),
+        ("dx", values(&dx)),
+        ("dweight", widen(&dweight)),
+    ]
+}
+
+#[test]
+fn gradients_are_slopes() {
+    let sizes = [3, 5, 7];
+    let inputs = inputs(sizes);
+    let outcome = ours::<f64>(&inputs, sizes);
+    let dy = normals("dy", 3 * 7);
+    assert_gradients(
+        &inputs,
+        &[outcome[1].1.clone(), outcome[2].1.clone()],
+        |inputs| dot(&ours::<f64>(inputs, sizes)[0].1, &dy),
+    );
+}
+
+#[test]
+fn agrees_with_autograd() {
+    // One row, several tiles in both directions, and tiles that are cut off.
+    for sizes in [[1, 33, 65], [300, 70, 1030], [129, 513, 3]] {
+        let [n, input, output] = sizes;
+        let inputs = inputs(sizes);
+        let (x, weight) = (
+            leaf(&inputs[0], &[n, input]),
+            leaf(&inputs[1], &[output, input]),
+        );
+        let y = x.matmul(&weight.t().unwrap()).unwrap();
+        let gradients = autograd(&y, &normals("dy", n * output), &[&x, &weight]);
+        let expected = vec![
+            ("y", values(&y)),
+            ("dx", gradients[0].clone()),
+            ("dweight", gradients[1].clone()),
+        ];
+        assert_close(&ours::<f64>(&inputs, sizes), &expected, 1e-13);
+        assert_close(&ours::<f32>(&inputs, sizes), &expected, 2e-6);
+    }
+}
+
+#[test]
+fn threads_do_not_matter() {
+    let sizes = [700, 65, 1100];
+    let inputs = inputs(sizes);
+    assert_thread_independent(|| ours::<f32>(&inputs, sizes));
+}
+
+#[test]
+fn weight_gradients_accumulate() {
+    let x = tensor::<f64>(&normals("x", 6), &[2, 3]);
+    let dy = tensor::<f64>(&normals("dy", 10), &[2, 5]);
+    let mut dweight = vec![0.0_f64; 15];
+    for _ in 0..2 {
+        let mut view = ViewMut::from_slice(&mut dweight, &[5, 3]).unwrap();
+        super::backward_weight(&dy, &x, &mut view).unwrap();
+    }
+    let once = values(&dy.t().unwrap().matmul(&x).unwrap());
+    let twice = once.iter().map(|value| 2.0 * value).collect();
+    assert_close(
+        &vec![("dweight", dweight)],
+        &vec![("dweight", twice)],
+        1e-15,
+    );
+}
+
+#[test]
+fn branches_of_one_input_are_summed() {
+    let (n, input) = (50, 19);
+    let outputs = [4, 9, 31];
+    let weights = outputs.map(|output| normals("weight", output * input));
+    let dys = outputs.map(|output| tensor::<f64>(&normals("dy", n * output), &[n, output]));
+    let branches: Vec<_> = (0..3)
+        .map(|i| Branch {
+            dy: &dys[i],
+            weight: View::from_slice(&weights[i], &[outputs[i], input]).unwrap(),
+        })
+        .collect();
+    let dx = values(&backward_input(&branches).unwrap());
+    let mut sum = vec![0.0; n * input];
+    for branch in branches {
+        for (sum, value) in sum
+            .iter_mut()
+            .zip(values(&backward_input(&[branch]).unwrap()))
+        {
+            *sum += value;
+        }
+    }
+    assert_close(&vec![("dx", dx)], &vec![("dx", sum)], 1e-14);
+    let error = backward_input(&[]).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "linear: `number of branches` is 0, expected at least 1"
+    );
+}
+
+#[test]
+fn transposed_and_empty_inputs_work() {
+    let weight = cast::<f32>(&normals("weight", 12));
+    let weight = View::from_slice(&weight, &[4, 3]).unwrap();
+    let x = tensor::<f32>(&normals("x", 6), &[3, 2]).t().unwrap();
+    let y = forward(&x, weight).unwrap();
+    assert_eq!(
+        values(&y),
+        values(&forward(&x.contiguous().unwrap(), weight).unwrap())
+    );
+    let none = tensor::<f32>(&[], &[0, 3]);
+    assert_eq!(forward(&none, weight).unwrap().dims(), [0, 4]);
+}
+
+#[test]
+fn wrong_shapes_are_named() {
+    let weight = [0.0_f32; 12];
+    let weight = View::from_slice(&weight, &[4, 3]).unwrap();
+    let x = tensor::<f32>(&[0.0; 8], &[2, 4]);
+    let error = forward(&x, weight).unwrap_err().to_string();
+    assert_eq!(error, "linear: `weight` has shape [4, 3], expected [4, 4]");
+    let mut dweight = [0.0_f32; 12];
+    let mut view = ViewMut::from_slice(&mut dweight, &[4, 3]).unwrap();
+    let error = backward(&x, &x, weight, &mut view).unwrap_err().to_string();
+    assert_eq!(error, "linear: `dweight` has shape [4, 3], expected [4, 4]");
+}
