@@ -8,7 +8,7 @@ use cordee_memory::{Buffer, DType, SharedMemory};
 use crate::suite::BODIES;
 
 /// Long enough for a loaded machine; only a bug waits that long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Runs `body` on every rank at once and returns what each gave, by rank.
 pub(crate) fn threads<R: Send>(
