@@ -1,162 +1,182 @@
 //! The schema: every section and key of a config file, with its default.
 //!
-//! Doc comments are the reference that users read: each key says its unit and what it decides.
+//! Doc comments are the reference that users read: each key says its unit and what it decides. The
+//! macros around the items keep those comments for run time (`reference`, error messages); what
+//! stands inside is plain Rust. It must not know how a config is found, merged or checked.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::{ByteSize, Count, TimeSpan};
+use crate::{
+    describe::{choice, section},
+    units::{ByteSize, Count, TimeSpan},
+};
 
-/// A whole config.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// The architecture.
-    pub model: ModelConfig,
-    /// What it learns from.
-    pub data: DataConfig,
-    /// How long and in which portions.
-    pub train: TrainConfig,
-    /// How weights are updated.
-    #[serde(default)]
-    pub optimizer: OptimizerConfig,
-    /// How the learning rate changes.
-    #[serde(default)]
-    pub schedule: ScheduleConfig,
-    /// Over how many processes.
-    #[serde(default)]
-    pub parallel: ParallelConfig,
-    /// In which numbers.
-    #[serde(default)]
-    pub precision: PrecisionConfig,
-    /// When state goes to disk.
-    #[serde(default)]
-    pub checkpoint: CheckpointConfig,
-    /// When it is tested.
-    #[serde(default)]
-    pub eval: EvalConfig,
-    /// What is told.
-    #[serde(default)]
-    pub log: LogConfig,
+section! {
+    /// A whole config.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct Config {
+        /// The architecture.
+        pub model: ModelConfig,
+        /// What it learns from.
+        pub data: DataConfig,
+        /// How long and in which portions.
+        pub train: TrainConfig,
+        /// How weights are updated.
+        #[serde(default)]
+        pub optimizer: OptimizerConfig,
+        /// How the learning rate changes.
+        #[serde(default)]
+        pub schedule: ScheduleConfig,
+        /// Over how many processes.
+        #[serde(default)]
+        pub parallel: ParallelConfig,
+        /// In which numbers.
+        #[serde(default)]
+        pub precision: PrecisionConfig,
+        /// When state goes to disk.
+        #[serde(default)]
+        pub checkpoint: CheckpointConfig,
+        /// When it is tested.
+        #[serde(default)]
+        pub eval: EvalConfig,
+        /// What is told.
+        #[serde(default)]
+        pub log: LogConfig,
+    }
 }
 
-/// `[model]`: a decoder, by its shape.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelConfig {
-    /// Architecture family.
-    #[serde(default)]
-    pub family: ModelFamily,
-    /// Width of the residual stream.
-    pub dim: usize,
-    /// Number of blocks.
-    pub layers: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads; as many as `heads` when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kv_heads: Option<usize>,
-    /// Width of a head; `dim / heads` when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub head_dim: Option<usize>,
-    /// Width of the feed-forward layer.
-    pub ffn: usize,
-    /// Base of the rotary frequencies.
-    #[serde(default = "defaults::rope_theta")]
-    pub rope_theta: f64,
-    /// Added to the mean square in norms.
-    #[serde(default = "defaults::norm_eps")]
-    pub norm_eps: f64,
-    /// Whether the head shares the embedding's weights.
-    #[serde(default)]
-    pub tie_embeddings: bool,
-    /// Standard deviation of the initial weights; projections back into the residual stream start
-    /// smaller by the square root of twice the number of blocks.
-    #[serde(default = "defaults::init_std")]
-    pub init_std: f64,
+section! {
+    /// `[model]`: a decoder, by its shape.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct ModelConfig {
+        /// Architecture family.
+        #[serde(default)]
+        pub family: ModelFamily,
+        /// Width of the residual stream.
+        pub dim: usize,
+        /// Number of blocks.
+        pub layers: usize,
+        /// Query heads.
+        pub heads: usize,
+        /// Key and value heads; as many as `heads` when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub kv_heads: Option<usize>,
+        /// Width of a head; `dim / heads` when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub head_dim: Option<usize>,
+        /// Width of the feed-forward layer.
+        pub ffn: usize,
+        /// Base of the rotary frequencies.
+        #[serde(default = "defaults::rope_theta")]
+        pub rope_theta: f64,
+        /// Added to the mean square in norms.
+        #[serde(default = "defaults::norm_eps")]
+        pub norm_eps: f64,
+        /// Whether the head shares the embedding's weights.
+        #[serde(default)]
+        pub tie_embeddings: bool,
+        /// Standard deviation of the initial weights; projections back into the residual stream
+        /// start smaller by the square root of twice the number of blocks.
+        #[serde(default = "defaults::init_std")]
+        pub init_std: f64,
+    }
 }
 
-/// Architecture families that can be trained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ModelFamily {
-    /// RMSNorm, rotary positions, grouped-query attention, SwiGLU.
-    #[default]
-    Llama,
+choice! {
+    /// Architecture families that can be trained.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    pub enum ModelFamily {
+        /// RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+        #[default]
+        #[serde(rename = "llama")]
+        Llama,
+    }
 }
 
-/// `[data]`: text, and how it becomes tokens.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// Tokens per training sequence.
-    pub seq_len: usize,
-    /// Where text comes from.
-    pub sources: Vec<SourceConfig>,
-    /// A `tokenizer.json` to use; when absent, a byte-level BPE vocabulary of `vocab_size` is
-    /// trained on the training split.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokenizer: Option<PathBuf>,
-    /// Size of the vocabulary that is trained when no `tokenizer` is given.
-    #[serde(default = "defaults::vocab_size")]
-    pub vocab_size: usize,
-    /// Share of each source, from its end, that is held out for validation.
-    #[serde(default = "defaults::validation_fraction")]
-    pub validation_fraction: f64,
-    /// Where tokenised shards are kept; `$XDG_CACHE_HOME/cordee` or `~/.cache/cordee` when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cache_dir: Option<PathBuf>,
+section! {
+    /// `[data]`: text, and how it becomes tokens.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct DataConfig {
+        /// Tokens per training sequence.
+        pub seq_len: usize,
+        /// Where text comes from.
+        pub sources: Vec<SourceConfig>,
+        /// A `tokenizer.json` to use; when absent, a byte-level BPE vocabulary of `vocab_size` is
+        /// trained on the training split.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub tokenizer: Option<PathBuf>,
+        /// Size of the vocabulary that is trained when no `tokenizer` is given.
+        #[serde(default = "defaults::vocab_size")]
+        pub vocab_size: usize,
+        /// Share of each source, from its end, that is held out for validation.
+        #[serde(default = "defaults::validation_fraction")]
+        pub validation_fraction: f64,
+        /// Where tokenised shards are kept; `$XDG_CACHE_HOME/cordee` or `~/.cache/cordee` when
+        /// absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub cache_dir: Option<PathBuf>,
+    }
 }
 
-/// `[[data.sources]]`: one body of text.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SourceConfig {
-    /// Name in metrics; unique.
-    pub name: String,
-    /// A UTF-8 text file, or a directory whose `.txt` files are read in order of their names.
-    pub path: PathBuf,
-    /// Share of the training sequences, relative to the other sources; in proportion to its
-    /// tokens when absent (then for all sources).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weight: Option<f64>,
-    /// Text between documents; the whole file is one document when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub document_separator: Option<String>,
+section! {
+    /// `[[data.sources]]`: one body of text.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct SourceConfig {
+        /// Name in metrics; unique.
+        pub name: String,
+        /// A UTF-8 text file, or a directory whose `.txt` files are read in order of their names.
+        pub path: PathBuf,
+        /// Share of the training sequences, relative to the other sources; in proportion to its
+        /// tokens when absent (then for all sources).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub weight: Option<f64>,
+        /// Text between documents; the whole file is one document when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub document_separator: Option<String>,
+    }
 }
 
-/// `[train]`: how long and in which portions.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainConfig {
-    /// Optimizer steps of the whole run.
-    pub steps: Count,
-    /// Sequences per optimizer step, over all ranks and micro-batches.
-    pub global_batch_size: usize,
-    /// Sequences that a rank computes at once; accumulation steps follow from it.
-    pub micro_batch_size: usize,
-    /// Seed of initial weights and of the order of data.
-    #[serde(default = "defaults::seed")]
-    pub seed: u64,
+section! {
+    /// `[train]`: how long and in which portions.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct TrainConfig {
+        /// Optimizer steps of the whole run.
+        pub steps: Count,
+        /// Sequences per optimizer step, over all ranks and micro-batches.
+        pub global_batch_size: usize,
+        /// Sequences that a rank computes at once; accumulation steps follow from it.
+        pub micro_batch_size: usize,
+        /// Seed of initial weights and of the order of data.
+        #[serde(default = "defaults::seed")]
+        pub seed: u64,
+    }
 }
 
-/// `[optimizer]`: `AdamW`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OptimizerConfig {
-    /// The algorithm.
-    pub kind: OptimizerKind,
-    /// Peak learning rate.
-    pub lr: f64,
-    /// Decay rates of the first and second moment.
-    pub betas: [f64; 2],
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Decoupled weight decay, on parameters with two or more dimensions.
-    pub weight_decay: f64,
-    /// Gradients with a larger norm are scaled down to it; 0 turns clipping off.
-    pub clip_grad_norm: f64,
+section! {
+    /// `[optimizer]`: how weights are updated.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct OptimizerConfig {
+        /// The algorithm.
+        pub kind: OptimizerKind,
+        /// Peak learning rate.
+        pub lr: f64,
+        /// Decay rates of the first and second moment.
+        pub betas: [f64; 2],
+        /// Added to the root of the second moment.
+        pub eps: f64,
+        /// Decoupled weight decay, on parameters with two or more dimensions.
+        pub weight_decay: f64,
+        /// Gradients with a larger norm are scaled down to it; 0 turns clipping off.
+        pub clip_grad_norm: f64,
+    }
 }
 
 impl Default for OptimizerConfig {
@@ -172,132 +192,171 @@ impl Default for OptimizerConfig {
     }
 }
 
-/// Optimizers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimizerKind {
-    /// Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101).
-    #[default]
-    Adamw,
+choice! {
+    /// Optimizers.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    pub enum OptimizerKind {
+        /// Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101).
+        #[default]
+        #[serde(rename = "adamw")]
+        Adamw,
+    }
 }
 
-/// `[schedule]`: the learning rate over the run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ScheduleConfig {
-    /// Its shape after warm-up.
-    pub kind: ScheduleKind,
-    /// Steps in which the rate rises linearly to `optimizer.lr`.
-    pub warmup_steps: Count,
-    /// The rate at the last step, as a share of `optimizer.lr`.
-    pub min_lr_ratio: f64,
+section! {
+    /// `[schedule]`: the learning rate over the run.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct ScheduleConfig {
+        /// Its shape after warm-up.
+        pub kind: ScheduleKind,
+        /// Steps in which the rate rises linearly to `optimizer.lr`.
+        pub warmup_steps: Count,
+        /// The rate at the last step, as a share of `optimizer.lr`.
+        pub min_lr_ratio: f64,
+    }
 }
 
 impl Default for ScheduleConfig {
     fn default() -> Self {
-        Self { kind: ScheduleKind::Cosine, warmup_steps: Count(0), min_lr_ratio: 0.1 }
+        Self {
+            kind: ScheduleKind::Cosine,
+            warmup_steps: Count(0),
+            min_lr_ratio: 0.1,
+        }
     }
 }
 
-/// Shapes of the learning rate after warm-up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ScheduleKind {
-    /// Half a cosine from the peak to `min_lr_ratio` of it.
-    #[default]
-    Cosine,
-    /// A straight line from the peak to `min_lr_ratio` of it.
-    Linear,
-    /// The peak throughout.
-    Constant,
+choice! {
+    /// Shapes of the learning rate after warm-up.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    pub enum ScheduleKind {
+        /// Half a cosine from the peak to `min_lr_ratio` of it.
+        #[default]
+        #[serde(rename = "cosine")]
+        Cosine,
+        /// A straight line from the peak to `min_lr_ratio` of it.
+        #[serde(rename = "linear")]
+        Linear,
+        /// The peak throughout.
+        #[serde(rename = "constant")]
+        Constant,
+    }
 }
 
-/// `[parallel]`: processes and threads.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ParallelConfig {
-    /// Worker processes on this machine; 2 when absent (on the CPU).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub workers: Option<usize>,
-    /// Threads per worker; the machine's cores divided by the workers when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub threads: Option<usize>,
-    /// How long a rank waits for the others in a collective before the run is stopped.
-    pub timeout: TimeSpan,
+section! {
+    /// `[parallel]`: processes and threads.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct ParallelConfig {
+        /// Worker processes on this machine; 2 when absent (on the CPU).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub workers: Option<usize>,
+        /// Threads per worker; the machine's cores divided by the workers when absent.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub threads: Option<usize>,
+        /// How long a rank waits for the others in a collective before the run is stopped.
+        pub timeout: TimeSpan,
+    }
 }
 
 impl Default for ParallelConfig {
     fn default() -> Self {
-        Self { workers: None, threads: None, timeout: TimeSpan::from_secs(600) }
+        Self {
+            workers: None,
+            threads: None,
+            timeout: TimeSpan::from_secs(600),
+        }
     }
 }
 
-/// `[precision]`: in which numbers the model computes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PrecisionConfig {
-    /// Type of weights, activations, gradients and optimizer state.
-    pub compute: ComputePrecision,
+section! {
+    /// `[precision]`: in which numbers the model computes.
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct PrecisionConfig {
+        /// Type of weights, activations, gradients and optimizer state.
+        pub compute: ComputePrecision,
+    }
 }
 
-/// Number types of the computation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ComputePrecision {
-    /// 32-bit floating point throughout.
-    #[default]
-    F32,
+choice! {
+    /// Number types of the computation.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    pub enum ComputePrecision {
+        /// 32-bit floating point throughout.
+        #[default]
+        #[serde(rename = "f32")]
+        F32,
+    }
 }
 
-/// `[checkpoint]`: when state goes to disk.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CheckpointConfig {
-    /// Steps between checkpoints; 0 writes only the last one.
-    pub every: Count,
-    /// Newest checkpoints kept; 0 keeps all.
-    pub keep: usize,
-    /// Size of the pieces that files are checksummed in.
-    pub piece_size: ByteSize,
+section! {
+    /// `[checkpoint]`: when state goes to disk.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct CheckpointConfig {
+        /// Steps between checkpoints; 0 writes only the last one.
+        pub every: Count,
+        /// Newest checkpoints kept; 0 keeps all.
+        pub keep: usize,
+        /// Size of the pieces that files are checksummed in.
+        pub piece_size: ByteSize,
+    }
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { every: Count(500), keep: 2, piece_size: ByteSize(16 << 20) }
+        Self {
+            every: Count(500),
+            keep: 2,
+            piece_size: ByteSize(16 << 20),
+        }
     }
 }
 
-/// `[eval]`: when the model is tested on held-out text.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EvalConfig {
-    /// Steps between validations; 0 validates only at the end.
-    pub every: Count,
-    /// What a sample at the end of the run continues; no sample when empty.
-    pub sample_prompt: String,
-    /// Tokens of that sample.
-    pub sample_tokens: usize,
+section! {
+    /// `[eval]`: when the model is tested on held-out text.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct EvalConfig {
+        /// Steps between validations; 0 validates only at the end.
+        pub every: Count,
+        /// What a sample at the end of the run continues; no sample when empty.
+        pub sample_prompt: String,
+        /// Tokens of that sample.
+        pub sample_tokens: usize,
+    }
 }
 
 impl Default for EvalConfig {
     fn default() -> Self {
-        Self { every: Count(0), sample_prompt: String::new(), sample_tokens: 64 }
+        Self {
+            every: Count(0),
+            sample_prompt: String::new(),
+            sample_tokens: 64,
+        }
     }
 }
 
-/// `[log]`: what is told.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogConfig {
-    /// Steps between lines on a console without a progress bar.
-    pub every: Count,
-    /// Whether to write `TensorBoard` event files.
-    pub tensorboard: bool,
+section! {
+    /// `[log]`: what is told.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct LogConfig {
+        /// Steps between lines on a console without a progress bar.
+        pub every: Count,
+        /// Whether to write TensorBoard event files.
+        pub tensorboard: bool,
+    }
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { every: Count(10), tensorboard: true }
+        Self {
+            every: Count(10),
+            tensorboard: true,
+        }
     }
 }
 

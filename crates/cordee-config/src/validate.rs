@@ -1,0 +1,276 @@
+//! Whether values make sense, alone and together, before anything starts.
+//!
+//! It must not know where values come from: a problem names keys, and the loader finds their origin.
+
+use std::{collections::HashSet, fmt::Display};
+
+use crate::{
+    names::key_in_words,
+    schema::{Config, DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig},
+    units::ByteSize,
+};
+
+/// A config that cannot be run.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    /// Dotted paths of the keys to blame, the likeliest first.
+    pub(crate) keys: Vec<String>,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+/// Bytes and the end of text: the smallest byte-level vocabulary.
+const SMALLEST_VOCABULARY: usize = 257;
+const SMALLEST_PIECE: ByteSize = ByteSize(4 << 10);
+const LARGEST_PIECE: ByteSize = ByteSize(1 << 30);
+
+/// What is wrong whatever the number of workers.
+pub(crate) fn validate(config: &Config) -> Vec<Problem> {
+    let mut problems = Problems::default();
+    problems.model(&config.model);
+    problems.data(&config.data);
+    problems.at_least("train.steps", config.train.steps.0, 1);
+    problems.at_least("train.global_batch_size", config.train.global_batch_size, 1);
+    problems.at_least("train.micro_batch_size", config.train.micro_batch_size, 1);
+    problems.optimizer(&config.optimizer);
+    problems.schedule(&config.schedule, config.train.steps.0);
+    if let Some(workers) = config.parallel.workers {
+        problems.at_least("parallel.workers", workers, 1);
+    }
+    if let Some(threads) = config.parallel.threads {
+        problems.at_least("parallel.threads", threads, 1);
+    }
+    if config.parallel.timeout.0.is_zero() {
+        problems.add("parallel.timeout", "must be longer than 0s");
+    }
+    let piece = config.checkpoint.piece_size;
+    if !(SMALLEST_PIECE..=LARGEST_PIECE).contains(&piece) {
+        let wrong = format!("must be between {SMALLEST_PIECE} and {LARGEST_PIECE}, found {piece}");
+        problems.add("checkpoint.piece_size", &wrong);
+    }
+    problems.at_least("log.every", config.log.every.0, 1);
+    problems.0
+}
+
+/// What is wrong with the batch sizes over `workers` processes.
+pub(crate) fn validate_plan(config: &Config, workers: usize) -> Vec<Problem> {
+    let mut problems = Problems::default();
+    if workers == 0 {
+        problems.add("parallel.workers", "must be at least 1, found 0");
+        return problems.0;
+    }
+    let train = &config.train;
+    let keys = [
+        "train.global_batch_size",
+        "train.micro_batch_size",
+        "parallel.workers",
+    ];
+    let global = train.global_batch_size;
+    let Some(at_once) = train.micro_batch_size.checked_mul(workers) else {
+        problems.add_for(
+            &keys[1..],
+            "times the workers is more than a machine word holds",
+            None,
+        );
+        return problems.0;
+    };
+    if !global.is_multiple_of(at_once) {
+        let wrong = format!(
+            "must be a multiple of {at_once}, which is `train.micro_batch_size` = {} times {workers} \
+             {}, found {global}",
+            train.micro_batch_size,
+            if workers == 1 { "worker" } else { "workers" },
+        );
+        let below = global / at_once * at_once;
+        let nearby: Vec<_> = [Some(below), below.checked_add(at_once)]
+            .into_iter()
+            .flatten()
+            .filter(|value| *value > 0)
+            .map(|value| value.to_string())
+            .collect();
+        let hint = match nearby.as_slice() {
+            [only] => format!("the smallest that works is {only}"),
+            _ => format!("the nearest that work are {}", nearby.join(" and ")),
+        };
+        problems.add_for(&keys, &wrong, Some(hint));
+    }
+    let tokens = (global as u64).checked_mul(config.data.seq_len as u64);
+    if tokens
+        .and_then(|tokens| tokens.checked_mul(train.steps.0))
+        .is_none()
+    {
+        let wrong = "times `train.global_batch_size` times `data.seq_len` is more tokens than 64 \
+                     bits can count";
+        problems.add_for(&["train.steps", keys[0], "data.seq_len"], wrong, None);
+    }
+    problems.0
+}
+
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn model(&mut self, model: &ModelConfig) {
+        self.at_least("model.dim", model.dim, 1);
+        self.at_least("model.layers", model.layers, 1);
+        self.at_least("model.heads", model.heads, 1);
+        self.at_least("model.ffn", model.ffn, 1);
+        self.positive("model.rope_theta", model.rope_theta);
+        self.positive("model.norm_eps", model.norm_eps);
+        self.positive("model.init_std", model.init_std);
+        let heads = model.heads;
+        match model.kv_heads {
+            Some(0) => self.at_least("model.kv_heads", 0, 1),
+            Some(kv_heads) if !heads.is_multiple_of(kv_heads) => {
+                let wrong = format!("must divide `model.heads` = {heads}, found {kv_heads}");
+                let hint = format!("{} divide it", divisors(heads));
+                self.add_for(&["model.kv_heads", "model.heads"], &wrong, Some(hint));
+            }
+            _ => {}
+        }
+        match model.head_dim {
+            Some(0) => self.at_least("model.head_dim", 0, 1),
+            Some(head_dim) if head_dim % 2 == 1 => {
+                let wrong =
+                    format!("must be even, because positions rotate pairs, found {head_dim}");
+                self.add("model.head_dim", &wrong);
+            }
+            None if heads > 0 && !model.dim.is_multiple_of(heads) => {
+                let wrong = format!(
+                    "must be a multiple of `model.heads` = {heads}, found {}",
+                    model.dim
+                );
+                let hint = "choose other numbers, or give `model.head_dim`".to_owned();
+                self.add_for(&["model.dim", "model.heads"], &wrong, Some(hint));
+            }
+            None if heads > 0 && model.dim / heads % 2 == 1 => {
+                let wrong = format!(
+                    "divided by `model.heads` must be even, because positions rotate pairs, found \
+                     {} / {heads} = {}",
+                    model.dim,
+                    model.dim / heads
+                );
+                let hint = "choose other numbers, or give `model.head_dim`".to_owned();
+                self.add_for(&["model.dim", "model.heads"], &wrong, Some(hint));
+            }
+            _ => {}
+        }
+    }
+
+    fn data(&mut self, data: &DataConfig) {
+        self.at_least("data.seq_len", data.seq_len, 2);
+        self.at_least("data.vocab_size", data.vocab_size, SMALLEST_VOCABULARY);
+        let fraction = data.validation_fraction;
+        if !(fraction > 0.0 && fraction < 1.0) {
+            let wrong = format!("must be above 0 and below 1, found {fraction:?}");
+            self.add("data.validation_fraction", &wrong);
+        }
+        if data.sources.is_empty() {
+            self.add("data.sources", "must have at least one element");
+        }
+        let mut names = HashSet::new();
+        let weighted = data.sources.iter().any(|source| source.weight.is_some());
+        for (index, source) in data.sources.iter().enumerate() {
+            let path = format!("data.sources.{index}");
+            let name = format!("{path}.name");
+            if source.name.is_empty() {
+                self.add(&name, "must not be empty");
+            } else if !names.insert(&source.name) {
+                let wrong = format!(
+                    "must be unique, but another source is called `{}`",
+                    source.name
+                );
+                self.add(&name, &wrong);
+            }
+            match source.weight {
+                Some(weight) => self.positive(&format!("{path}.weight"), weight),
+                None if weighted => {
+                    let wrong = format!(
+                        "is missing for `{}` while other sources have it",
+                        source.name
+                    );
+                    let hint = "give a weight to all sources or to none".to_owned();
+                    self.add_for(&[&format!("{path}.weight"), &path], &wrong, Some(hint));
+                }
+                None => {}
+            }
+            if source.document_separator.as_deref() == Some("") {
+                self.add(&format!("{path}.document_separator"), "must not be empty");
+            }
+        }
+    }
+
+    fn optimizer(&mut self, optimizer: &OptimizerConfig) {
+        self.positive("optimizer.lr", optimizer.lr);
+        self.positive("optimizer.eps", optimizer.eps);
+        if !optimizer.betas.iter().all(|beta| (0.0..1.0).contains(beta)) {
+            let wrong = format!(
+                "must be at least 0 and below 1, found {:?}",
+                optimizer.betas
+            );
+            self.add("optimizer.betas", &wrong);
+        }
+        self.not_negative("optimizer.weight_decay", optimizer.weight_decay);
+        self.not_negative("optimizer.clip_grad_norm", optimizer.clip_grad_norm);
+    }
+
+    fn schedule(&mut self, schedule: &ScheduleConfig, steps: u64) {
+        let warmup = schedule.warmup_steps.0;
+        if warmup > steps {
+            let wrong = format!("must be at most `train.steps` = {steps}, found {warmup}");
+            self.add_for(&["schedule.warmup_steps", "train.steps"], &wrong, None);
+        }
+        let ratio = schedule.min_lr_ratio;
+        if !(0.0..=1.0).contains(&ratio) {
+            self.add(
+                "schedule.min_lr_ratio",
+                &format!("must be between 0 and 1, found {ratio:?}"),
+            );
+        }
+    }
+
+    fn at_least<T: Copy + PartialOrd + Display>(&mut self, key: &str, value: T, least: T) {
+        if value < least {
+            self.add(key, &format!("must be at least {least}, found {value}"));
+        }
+    }
+
+    fn positive(&mut self, key: &str, value: f64) {
+        if !(value > 0.0 && value.is_finite()) {
+            self.add(
+                key,
+                &format!("must be a finite number above 0, found {value:?}"),
+            );
+        }
+    }
+
+    fn not_negative(&mut self, key: &str, value: f64) {
+        if !(value >= 0.0 && value.is_finite()) {
+            self.add(
+                key,
+                &format!("must be a finite number of at least 0, found {value:?}"),
+            );
+        }
+    }
+
+    fn add(&mut self, key: &str, wrong: &str) {
+        self.add_for(&[key], wrong, None);
+    }
+
+    /// Adds a problem of the first of `keys`, in which the others have a part.
+    fn add_for(&mut self, keys: &[&str], wrong: &str, hint: Option<String>) {
+        self.0.push(Problem {
+            keys: keys.iter().map(ToString::to_string).collect(),
+            message: format!("{} {wrong}", key_in_words(keys[0])),
+            hint,
+        });
+    }
+}
+
+/// The divisors of `number` that a model might use, as a list.
+fn divisors(number: usize) -> String {
+    let all = (1..=number.min(1024)).filter(|divisor| number.is_multiple_of(*divisor));
+    all.map(|divisor| divisor.to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
