@@ -1,5 +1,10 @@
 //! Memory that several holders map: growing, buffers inside, and what is refused.
 
+#![expect(
+    clippy::float_cmp,
+    reason = "what is written is what is read, bit by bit"
+)]
+
 use std::{
     fs::File,
     os::fd::{AsFd, AsRawFd, OwnedFd},
