@@ -5,12 +5,19 @@ use std::ops::Neg;
 use candle_core::WithDType;
 use cordee_memory::Element;
 
-/// A real number. Conversions from and to `f64` and the four operations come from candle's trait.
+/// A real number. The four operations come from candle's trait; its conversions are passed over
+/// for ones that are inlined, because loops call them for every element.
 pub(crate) trait Float: Element + WithDType + Neg<Output = Self> {
     /// 0.
     const ZERO: Self;
     /// 1.
     const ONE: Self;
+
+    /// The nearest number to `value`.
+    fn of(value: f64) -> Self;
+
+    /// The same number in `f64`.
+    fn wide(self) -> f64;
 
     /// e to the power `self`, free of branches so that loops over it are vectorised.
     fn exp(self) -> Self;
@@ -26,17 +33,27 @@ impl Float for f32 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
 
-    #[inline(always)]
+    #[inline]
+    fn of(value: f64) -> Self {
+        value as Self
+    }
+
+    #[inline]
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+
+    #[inline]
     fn exp(self) -> Self {
         exp_f32(self)
     }
 
-    #[inline(always)]
+    #[inline]
     fn sqrt(self) -> Self {
         self.sqrt()
     }
 
-    #[inline(always)]
+    #[inline]
     fn is_finite(self) -> bool {
         self.is_finite()
     }
@@ -46,17 +63,27 @@ impl Float for f64 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
 
-    #[inline(always)]
+    #[inline]
+    fn of(value: f64) -> Self {
+        value
+    }
+
+    #[inline]
+    fn wide(self) -> f64 {
+        self
+    }
+
+    #[inline]
     fn exp(self) -> Self {
         self.exp()
     }
 
-    #[inline(always)]
+    #[inline]
     fn sqrt(self) -> Self {
         self.sqrt()
     }
 
-    #[inline(always)]
+    #[inline]
     fn is_finite(self) -> bool {
         self.is_finite()
     }
@@ -77,14 +104,14 @@ const EXP_POLYNOMIAL: [f32; 6] = [
     8.333_452e-3,
     4.166_579_6e-2,
     1.666_666_6e-1,
-    5.000_000_1e-1,
+    0.5,
 ];
 
 /// ln 2 in two parts: the first has so few bits that multiples of it are exact.
 const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
 
 /// exp(x) = 2^n exp(r) with n an integer and |r| <= ln(2)/2; within 2 units in the last place.
-#[inline(always)]
+#[inline]
 fn exp_f32(x: f32) -> f32 {
     // Comparisons rather than `clamp`, which would cost the loop its vectors on a NaN.
     let x = if x < EXP_RANGE.0 { EXP_RANGE.0 } else { x };

@@ -10,7 +10,7 @@ const LANES: usize = 16;
 const BLOCK: usize = 512;
 
 /// The sum of `f(a, b)` over two slices of one length.
-#[inline(always)]
+#[inline]
 fn sum_of<T: Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
     debug_assert_eq!(a.len(), b.len());
     let mut total = 0.0;
@@ -26,7 +26,7 @@ fn sum_of<T: Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
         for (lane, (&a, &b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
             *lane += f(a, b);
         }
-        total += lanes.iter().map(|lane| lane.to_f64()).sum::<f64>();
+        total += lanes.iter().map(|lane| lane.wide()).sum::<f64>();
     }
     total
 }

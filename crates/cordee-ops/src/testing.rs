@@ -24,7 +24,7 @@ pub(crate) fn normals(name: &str, count: usize) -> Vec<f64> {
 
 /// The numbers in another type.
 pub(crate) fn cast<T: Float>(values: &[f64]) -> Vec<T> {
-    values.iter().map(|&value| T::from_f64(value)).collect()
+    values.iter().map(|&value| T::of(value)).collect()
 }
 
 /// A tensor of the numbers.
@@ -45,7 +45,7 @@ pub(crate) fn values(tensor: &Tensor) -> Vec<f64> {
 
 /// The numbers of a slice.
 pub(crate) fn widen<T: Float>(values: &[T]) -> Vec<f64> {
-    values.iter().map(|value| value.to_f64()).collect()
+    values.iter().map(|value| value.wide()).collect()
 }
 
 /// A leaf of candle's autograd.

@@ -47,20 +47,20 @@ impl<T: Float> Constants<T> {
         let correction1 = 1.0 - hyper.beta1.powi(power);
         let correction2 = 1.0 - hyper.beta2.powi(power);
         Self {
-            gradient_scale: T::from_f64(hyper.gradient_scale),
-            keep: T::from_f64(1.0 - hyper.lr * hyper.weight_decay),
-            beta2: T::from_f64(hyper.beta2),
-            rest1: T::from_f64(1.0 - hyper.beta1),
-            rest2: T::from_f64(1.0 - hyper.beta2),
-            root_correction: T::from_f64(correction2.sqrt()),
-            eps: T::from_f64(hyper.eps),
-            step_size: T::from_f64(hyper.lr / correction1),
+            gradient_scale: T::of(hyper.gradient_scale),
+            keep: T::of(1.0 - hyper.lr * hyper.weight_decay),
+            beta2: T::of(hyper.beta2),
+            rest1: T::of(1.0 - hyper.beta1),
+            rest2: T::of(1.0 - hyper.beta2),
+            root_correction: T::of(correction2.sqrt()),
+            eps: T::of(hyper.eps),
+            step_size: T::of(hyper.lr / correction1),
         }
     }
 
     /// param *= 1 - lr wd; m += (g - m)(1 - beta1); v = beta2 v + (1 - beta2) g^2;
     /// param -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps).
-    #[inline(always)]
+    #[inline]
     fn update(&self, param: &mut T, gradient: T, m: &mut T, v: &mut T) {
         let gradient = gradient * self.gradient_scale;
         *m += (gradient - *m) * self.rest1;

@@ -85,7 +85,7 @@ struct Head<'a, T> {
     out: Matrix<'a, T>,
     lse: &'a [T],
     scale: T,
-    head_dim: usize,
+    width: usize,
 }
 
 impl<'a, T: Float> Head<'a, T> {
@@ -101,7 +101,7 @@ impl<'a, T: Float> Head<'a, T> {
             out: queries(saved.out),
             lse: &saved.lse[(row * sizes.heads + head) * sizes.len..][..sizes.len],
             scale: inputs.scale,
-            head_dim: sizes.head_dim,
+            width: sizes.head_dim,
         }
     }
 
@@ -139,7 +139,7 @@ impl<'a, T: Float> Head<'a, T> {
             .zip(gradients.chunks_exact_mut(end));
         for (query, (scores, gradients)) in queries.clone().zip(rows) {
             let (lse, visible) = (self.lse[query], query + 1);
-            let mean = T::from_f64(reduce::dot(self.dout.row(query), self.out.row(query)));
+            let mean = T::of(reduce::dot(self.dout.row(query), self.out.row(query)));
             for (score, gradient) in scores.iter_mut().zip(&mut *gradients).take(visible) {
                 *score = (*score - lse).exp();
                 *gradient = *score * (*gradient - mean) * self.scale;
@@ -150,7 +150,7 @@ impl<'a, T: Float> Head<'a, T> {
 
         let probabilities = Matrix::new(probabilities, count, end);
         let gradients = Matrix::new(gradients, count, end);
-        let columns = 0..self.head_dim;
+        let columns = 0..self.width;
         let mut dv = dv.window(0..end, columns.clone());
         product(
             &mut dv,

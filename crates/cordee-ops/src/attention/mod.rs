@@ -2,15 +2,15 @@
 //! length: the backward computes the probabilities anew from the log-sum-exp of each query's
 //! scores, as `FlashAttention` does (Dao et al., 2022).
 //!
-//! Query head h reads key and value head h / (heads / kv_heads); token t sees tokens 0 to t of its
-//! own row.
+//! Query head h reads key and value head h / g, where g query heads share each key head; token t
+//! sees tokens 0 to t of its own row.
 
 mod backward;
 mod reference;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{Tensor, WithDType};
+use candle_core::Tensor;
 use cordee_memory::DType;
 
 use crate::{
@@ -30,7 +30,7 @@ pub struct Inputs<'a> {
     pub k: &'a Tensor,
     /// Values, `[rows, len, kv_heads, head_dim]`.
     pub v: &'a Tensor,
-    /// What scores are multiplied with, usually 1 / sqrt(head_dim).
+    /// What scores are multiplied with, usually one over the root of `head_dim`.
     pub scale: f64,
 }
 
@@ -61,7 +61,7 @@ pub fn forward(inputs: &Inputs<'_>) -> Result<Attended> {
     with_float!(sizes.dtype, T => {
         let operands = Operands::<T>::read(inputs, &sizes)?;
         let (q, k, v) = (operands.q.lock()?, operands.k.lock()?, operands.v.lock()?);
-        let heads = reference::Heads { q: &q, k: &k, v: &v, scale: WithDType::from_f64(inputs.scale), sizes };
+        let heads = reference::Heads { q: &q, k: &k, v: &v, scale: Float::of(inputs.scale), sizes };
         let (out, lse) = reference::forward(&heads);
         let out = OP.output(out, &sizes.queries())?;
         Ok(Attended { out, lse: OP.output(lse, &sizes.lse())? })
@@ -78,7 +78,7 @@ pub fn backward(dout: &Tensor, inputs: &Inputs<'_>, attended: &Attended) -> Resu
         let out = OP.tensor::<T>("out", &attended.out, &sizes.queries())?;
         let lse = OP.tensor::<T>("lse", &attended.lse, &sizes.lse())?;
         let (q, k, v) = (operands.q.lock()?, operands.k.lock()?, operands.v.lock()?);
-        let heads = reference::Heads { q: &q, k: &k, v: &v, scale: WithDType::from_f64(inputs.scale), sizes };
+        let heads = reference::Heads { q: &q, k: &k, v: &v, scale: Float::of(inputs.scale), sizes };
         let (dout, out, lse) = (dout.lock()?, out.lock()?, lse.lock()?);
         let saved = backward::Saved { dout: &dout, out: &out, lse: &lse };
         let [dq, dk, dv] = backward::backward(&heads, &saved);

@@ -84,8 +84,8 @@ fn forward_head<T: Float>(
             .zip(&mut lse[start..end]);
         for (query, ((scores, inverse_sum), lse)) in (start..).zip(rows) {
             let (largest, sum) = exponentials(scores, query + 1);
-            *inverse_sum = T::from_f64(1.0 / sum);
-            *lse = T::from_f64(largest.to_f64() + sum.ln());
+            *inverse_sum = T::of(1.0 / sum);
+            *lse = T::of(largest.wide() + sum.ln());
         }
         let mut out = out.window(start..end, 0..sizes.head_dim);
         let probabilities = Matrix::new(scores, end - start, end);

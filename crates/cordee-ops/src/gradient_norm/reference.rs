@@ -21,12 +21,12 @@ fn block_sum<T: Float>(values: &[T]) -> f64 {
     let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
         for (lane, value) in lanes.iter_mut().zip(chunk) {
-            let value = value.to_f64();
+            let value = value.wide();
             *lane += value * value;
         }
     }
     for (lane, value) in lanes.iter_mut().zip(rest) {
-        let value = value.to_f64();
+        let value = value.wide();
         *lane += value * value;
     }
     lanes.iter().sum()

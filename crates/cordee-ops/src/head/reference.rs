@@ -133,19 +133,19 @@ impl<'a, T: Float> Head<'a, T> {
             return 0.0;
         }
         let target = self.targets.tokens[token] as usize;
-        let target_logit = logits[target].to_f64();
+        let target_logit = logits[target].wide();
         let largest = reduce::max(logits);
         for logit in &mut *logits {
             *logit = (*logit - largest).exp();
         }
         let sum = reduce::sum(logits);
         if keep == Keep::Gradient {
-            let inverse_sum = T::from_f64(1.0 / sum);
+            let inverse_sum = T::of(1.0 / sum);
             for probability in &mut *logits {
                 *probability *= inverse_sum;
             }
             logits[target] -= T::ONE;
         }
-        largest.to_f64() + sum.ln() - target_logit
+        largest.wide() + sum.ln() - target_logit
     }
 }

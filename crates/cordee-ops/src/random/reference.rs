@@ -18,7 +18,7 @@ pub(super) fn normal_fill<T: Float>(values: &mut [T], stream: Stream, std: f64) 
                 let [a, b, c, d] = stream.block(index);
                 let normals = [normal_pair(a, b), normal_pair(c, d)];
                 for (value, normal) in values.iter_mut().zip(normals.as_flattened()) {
-                    *value = T::from_f64(normal * std);
+                    *value = T::of(normal * std);
                 }
             }
         });

@@ -55,7 +55,7 @@ pub(super) fn forward_residual<T: Float>(
 /// Normalises one row and returns the reciprocal of its root mean square.
 fn normalise<T: Float>(x: &[T], weight: &[T], eps: f64, y: &mut [T]) -> T {
     let mean_square = reduce::dot(x, x) / x.len() as f64;
-    let rstd = T::from_f64(1.0 / (mean_square + eps).sqrt());
+    let rstd = T::of(1.0 / (mean_square + eps).sqrt());
     for ((y, &x), &weight) in y.iter_mut().zip(x).zip(weight) {
         *y = x * rstd * weight;
     }
@@ -104,7 +104,7 @@ fn backward_row<T: Float>(rows: &Rows<'_, T>, row: usize, dx: &mut [T], dweight:
         *dx = dy * weight;
     }
     let mean = reduce::dot(dx, x) / dim as f64;
-    let slope = rstd * rstd * T::from_f64(mean);
+    let slope = rstd * rstd * T::of(mean);
     for (dx, &x) in dx.iter_mut().zip(x) {
         *dx = rstd * (*dx - x * slope);
     }

@@ -12,6 +12,7 @@ pub use table::Table;
 
 use crate::{
     error::{OpError, Result},
+    float::Float,
     operand::{Operator, with_float},
 };
 
@@ -60,7 +61,7 @@ fn rotate(x: &Tensor, positions: Positions<'_>, table: &Table, direction: f64) -
     check_positions(positions, tokens, table)?;
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, shape)?;
-        let direction = <T as candle_core::WithDType>::from_f64(direction);
+        let direction = <T as Float>::of(direction);
         let y = reference::rotate(&x.lock()?, heads, positions, table.waves(), direction);
         OP.output(y, shape)
     })

@@ -2,8 +2,6 @@
 
 use std::sync::OnceLock;
 
-use candle_core::WithDType;
-
 use super::OP;
 use crate::{
     error::{OpError, Result},
@@ -104,10 +102,10 @@ impl Table {
         Waves {
             half,
             cos: angles()
-                .map(|angle| <T as WithDType>::from_f64(angle.cos()))
+                .map(|angle| <T as Float>::of(angle.cos()))
                 .collect(),
             sin: angles()
-                .map(|angle| <T as WithDType>::from_f64(angle.sin()))
+                .map(|angle| <T as Float>::of(angle.sin()))
                 .collect(),
         }
     }

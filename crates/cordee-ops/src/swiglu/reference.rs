@@ -40,7 +40,7 @@ pub(super) fn backward<T: Float>(dy: &[T], gate: &[T], up: &[T]) -> (Vec<T>, Vec
     (dgate, dup)
 }
 
-#[inline(always)]
+#[inline]
 fn sigmoid<T: Float>(x: T) -> T {
     T::ONE / (T::ONE + (-x).exp())
 }
