@@ -4,7 +4,10 @@
 //! held against the config it is resumed with. The text that is hashed therefore has a form of its
 //! own, and adding a key to the schema is the only thing that changes it.
 
-use std::fmt::Write;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
 
 use toml::{Table, Value};
 
@@ -30,9 +33,30 @@ const WITHOUT_EFFECT: &[&str] = &[
 /// Of a path only its presence counts: the same data may lie elsewhere on another machine, and its
 /// content has a hash of its own.
 pub(crate) fn fingerprint(config: &Config) -> String {
+    format!("{:032x}", fnv1a_128(decisive(config).as_bytes()))
+}
+
+/// What two configs decide differently, as `key: before -> after`.
+pub fn differences(before: &Config, after: &Config) -> Vec<String> {
+    let (before, after) = (decisive(before), decisive(after));
+    let entries = |text: &str| -> BTreeMap<String, String> {
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    };
+    let (before, after) = (entries(&before), entries(&after));
+    let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let value = |side: &BTreeMap<String, String>, key| side.get(key).cloned().unwrap_or_else(|| "not set".to_owned());
+    keys.into_iter()
+        .filter(|key| before.get(*key) != after.get(*key))
+        .map(|key| format!("{key}: {} -> {}", value(&before, key), value(&after, key)))
+        .collect()
+}
+
+/// Everything that decides the result, a line each.
+fn decisive(config: &Config) -> String {
     let mut text = String::from("cordee config 1\n");
     describe(&mut text, "", root(), &values(config));
-    format!("{:032x}", fnv1a_128(text.as_bytes()))
+    text
 }
 
 /// Writes `path=value` for each leaf that has a value, in the order of the names.

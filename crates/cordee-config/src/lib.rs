@@ -30,6 +30,7 @@ mod validate;
 mod tests;
 
 pub use diagnostic::{ConfigError, Diagnostic, Excerpt, Location};
+pub use fingerprint::differences;
 pub use load::{Loaded, load};
 pub use plan::Plan;
 pub use reference::reference;

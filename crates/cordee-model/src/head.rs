@@ -1,7 +1,10 @@
 //! The last segment: a norm, the output matrix, and the loss.
 
 use candle_core::Tensor;
-use cordee_ops::{head, rms_norm};
+use cordee_ops::{
+    head::{self, LossSum, Targets},
+    rms_norm::{self, Normed},
+};
 
 use crate::{Context, Gradients, Init, ModelError, Parameter, Weights};
 
@@ -40,15 +43,15 @@ impl Head {
 
     /// The logits of every position of `x`, `[n, vocab]`: for a few rows only.
     pub fn logits(&self, weights: Weights<'_>, x: &Tensor) -> Result<Tensor, ModelError> {
-        let (normed, _) = rms_norm::forward(x, weights.get(Self::NORM), self.norm_eps)?;
+        let Normed { y: normed, .. } = rms_norm::forward(x, weights.get(Self::NORM), self.norm_eps)?;
         Ok(head::logits(&normed, weights.get(Self::OUTPUT))?)
     }
 
     /// The loss of each row of the micro-batch.
-    pub fn loss(&self, context: &Context<'_>, weights: Weights<'_>, x: &Tensor) -> Result<head::LossSum, ModelError> {
-        let (normed, _) = rms_norm::forward(x, weights.get(Self::NORM), self.norm_eps)?;
-        let targets = head::Targets { tokens: context.targets, mask: context.loss_mask };
-        Ok(head::loss(&normed, weights.get(Self::OUTPUT), targets)?)
+    pub fn loss(&self, context: &Context<'_>, weights: Weights<'_>, x: &Tensor) -> Result<LossSum, ModelError> {
+        let Normed { y: normed, .. } = rms_norm::forward(x, weights.get(Self::NORM), self.norm_eps)?;
+        let targets = Targets { tokens: context.targets, mask: context.loss_mask };
+        Ok(head::loss(&normed, weights.get(Self::OUTPUT), &targets)?)
     }
 
     /// The loss, and the gradient of its sum with respect to `x`. Not divided by the number of
@@ -59,13 +62,12 @@ impl Head {
         weights: Weights<'_>,
         x: &Tensor,
         gradients: &mut Gradients<'_, '_>,
-    ) -> Result<(head::LossSum, Tensor), ModelError> {
-        let (normed, rstd) = rms_norm::forward(x, weights.get(Self::NORM), self.norm_eps)?;
-        let targets = head::Targets { tokens: context.targets, mask: context.loss_mask };
+    ) -> Result<(LossSum, Tensor), ModelError> {
+        let Normed { y: normed, rstd } = rms_norm::forward(x, weights.get(Self::NORM), self.norm_eps)?;
+        let targets = Targets { tokens: context.targets, mask: context.loss_mask };
         let output = gradients.get(Self::OUTPUT);
-        let (loss, dnormed) = head::loss_and_gradient(&normed, weights.get(Self::OUTPUT), targets, output)?;
-        let norm = gradients.get(Self::NORM);
-        let dx = rms_norm::backward(&dnormed, x, weights.get(Self::NORM), &rstd, norm)?;
-        Ok((loss, dx))
+        let (loss, dnormed) = head::loss_and_gradient(&normed, weights.get(Self::OUTPUT), &targets, output)?;
+        let norm = rms_norm::Backward { dy: &dnormed, x, weight: weights.get(Self::NORM), rstd: &rstd, residual: None };
+        Ok((loss, rms_norm::backward(&norm, gradients.get(Self::NORM))?))
     }
 }

@@ -6,7 +6,13 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use cordee_config::ModelConfig;
-use cordee_ops::{attention, linear, rms_norm, rotary, swiglu};
+use cordee_ops::{
+    attention::{self, Attended, Inputs},
+    linear::{self, Branch},
+    rms_norm::{self, Normed},
+    rotary::{self, Positions},
+    swiglu,
+};
 
 use crate::{Context, Gradients, Init, ModelError, Parameter, Saved, Segment, Weights};
 
@@ -80,18 +86,19 @@ impl Segment for LlamaBlock {
     }
 
     fn forward(&self, context: &Context<'_>, weights: Weights<'_>, x: Tensor) -> Result<(Tensor, Saved), ModelError> {
-        let (normed, rstd) = rms_norm::forward(&x, weights.get(ATTENTION_NORM), self.norm_eps)?;
+        let Normed { y: normed, rstd } =
+            rms_norm::forward(&x, weights.get(ATTENTION_NORM), self.norm_eps)?;
         let project = |parameter, heads| {
             self.split_heads(context, &linear::forward(&normed, weights.get(parameter))?, heads)
         };
-        let q = rotary::apply(project(QUERY, self.heads)?, &self.rotary)?;
-        let k = rotary::apply(project(KEY, self.kv_heads)?, &self.rotary)?;
+        let positions = Positions::Rows(context.seq_len);
+        let q = rotary::apply(&project(QUERY, self.heads)?, positions, &self.rotary)?;
+        let k = rotary::apply(&project(KEY, self.kv_heads)?, positions, &self.rotary)?;
         let v = project(VALUE, self.kv_heads)?;
-        let (attended, lse) = attention::forward(&q, &k, &v, self.scale())?;
-        let attended = self.merge_heads(context, &attended, self.heads)?;
-        let mixed = linear::forward(&attended, weights.get(OUTPUT))?;
+        let Attended { out, lse } = attention::forward(&Inputs { q: &q, k: &k, v: &v, scale: self.scale() })?;
+        let mixed = linear::forward(&self.merge_heads(context, &out, self.heads)?, weights.get(OUTPUT))?;
 
-        let (hidden, ffn_normed, ffn_rstd) =
+        let (hidden, Normed { y: ffn_normed, rstd: ffn_rstd }) =
             rms_norm::forward_residual(&x, &mixed, weights.get(FFN_NORM), self.norm_eps)?;
         let gate = linear::forward(&ffn_normed, weights.get(GATE))?;
         let up = linear::forward(&ffn_normed, weights.get(UP))?;
@@ -99,7 +106,7 @@ impl Segment for LlamaBlock {
         let y = (&hidden + linear::forward(&activated, weights.get(DOWN))?)?;
 
         let saved = [
-            x, normed, rstd, q, k, v, attended, lse, hidden, ffn_normed, ffn_rstd, gate, up, activated,
+            x, normed, rstd, q, k, v, out, lse, hidden, ffn_normed, ffn_rstd, gate, up, activated,
         ];
         Ok((y, Saved::new(saved)))
     }
@@ -112,42 +119,53 @@ impl Segment for LlamaBlock {
         dy: Tensor,
         gradients: &mut Gradients<'_, '_>,
     ) -> Result<Tensor, ModelError> {
-        let [x, normed, rstd, q, k, v, attended, lse, hidden, ffn_normed, ffn_rstd, gate, up, activated] =
+        let [x, normed, rstd, q, k, v, out, lse, hidden, ffn_normed, ffn_rstd, gate, up, activated] =
             saved.unpack(NAME)?;
 
         let dactivated = linear::backward(&dy, &activated, weights.get(DOWN), gradients.get(DOWN))?;
         let (dgate, dup) = swiglu::backward(&dactivated, &gate, &up)?;
-        let dffn_normed = linear::backward(&dgate, &ffn_normed, weights.get(GATE), gradients.get(GATE))?;
-        let dffn_normed =
-            linear::backward_add(&dup, &ffn_normed, weights.get(UP), gradients.get(UP), dffn_normed)?;
-        let dhidden = rms_norm::backward_residual(
-            &dffn_normed,
-            &hidden,
-            weights.get(FFN_NORM),
-            &ffn_rstd,
-            gradients.get(FFN_NORM),
-            dy,
-        )?;
+        linear::backward_weight(&dgate, &ffn_normed, gradients.get(GATE))?;
+        linear::backward_weight(&dup, &ffn_normed, gradients.get(UP))?;
+        let dffn_normed = linear::backward_input(&[
+            Branch { dy: &dgate, weight: weights.get(GATE) },
+            Branch { dy: &dup, weight: weights.get(UP) },
+        ])?;
+        let norm = rms_norm::Backward {
+            dy: &dffn_normed,
+            x: &hidden,
+            weight: weights.get(FFN_NORM),
+            rstd: &ffn_rstd,
+            residual: Some(&dy),
+        };
+        let dhidden = rms_norm::backward(&norm, gradients.get(FFN_NORM))?;
 
+        let attended = self.merge_heads(context, &out, self.heads)?;
         let dattended = linear::backward(&dhidden, &attended, weights.get(OUTPUT), gradients.get(OUTPUT))?;
         let dattended = self.split_heads(context, &dattended, self.heads)?;
-        let attended = self.split_heads(context, &attended, self.heads)?;
-        let forward = attention::Forward { q: &q, k: &k, v: &v, out: &attended, lse: &lse };
-        let (dq, dk, dv) = attention::backward(&dattended, &forward, self.scale())?;
-        let dq = self.merge_heads(context, &rotary::apply_backward(dq, &self.rotary)?, self.heads)?;
-        let dk = self.merge_heads(context, &rotary::apply_backward(dk, &self.rotary)?, self.kv_heads)?;
+        let inputs = Inputs { q: &q, k: &k, v: &v, scale: self.scale() };
+        let attention::Gradients { dq, dk, dv } = attention::backward(&dattended, &inputs, &Attended { out, lse })?;
+        let positions = Positions::Rows(context.seq_len);
+        let dq = rotary::apply_backward(&dq, positions, &self.rotary)?;
+        let dk = rotary::apply_backward(&dk, positions, &self.rotary)?;
+        let dq = self.merge_heads(context, &dq, self.heads)?;
+        let dk = self.merge_heads(context, &dk, self.kv_heads)?;
         let dv = self.merge_heads(context, &dv, self.kv_heads)?;
 
-        let dnormed = linear::backward(&dq, &normed, weights.get(QUERY), gradients.get(QUERY))?;
-        let dnormed = linear::backward_add(&dk, &normed, weights.get(KEY), gradients.get(KEY), dnormed)?;
-        let dnormed = linear::backward_add(&dv, &normed, weights.get(VALUE), gradients.get(VALUE), dnormed)?;
-        Ok(rms_norm::backward_residual(
-            &dnormed,
-            &x,
-            weights.get(ATTENTION_NORM),
-            &rstd,
-            gradients.get(ATTENTION_NORM),
-            dhidden,
-        )?)
+        linear::backward_weight(&dq, &normed, gradients.get(QUERY))?;
+        linear::backward_weight(&dk, &normed, gradients.get(KEY))?;
+        linear::backward_weight(&dv, &normed, gradients.get(VALUE))?;
+        let dnormed = linear::backward_input(&[
+            Branch { dy: &dq, weight: weights.get(QUERY) },
+            Branch { dy: &dk, weight: weights.get(KEY) },
+            Branch { dy: &dv, weight: weights.get(VALUE) },
+        ])?;
+        let norm = rms_norm::Backward {
+            dy: &dnormed,
+            x: &x,
+            weight: weights.get(ATTENTION_NORM),
+            rstd: &rstd,
+            residual: Some(&dhidden),
+        };
+        Ok(rms_norm::backward(&norm, gradients.get(ATTENTION_NORM))?)
     }
 }

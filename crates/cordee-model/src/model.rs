@@ -3,8 +3,11 @@
 use std::{ops::Range, sync::Arc};
 
 use cordee_config::{ModelConfig, ModelFamily};
-use cordee_memory::{Buffer, DType, Layout};
-use cordee_ops::{random, rotary};
+use cordee_memory::{Buffer, DType, Layout, ViewMut};
+use cordee_ops::{
+    random::{self, Stream},
+    rotary,
+};
 
 use crate::{Embedding, Head, Init, ModelError, Parameter, Segment, llama::LlamaBlock};
 
@@ -113,10 +116,20 @@ impl Model {
         for (parameter, slot) in self.parameters.iter().zip(layout.slots()) {
             let mut view = buffer.slot_view_mut(slot)?;
             match parameter.init {
-                Init::Normal { std } => random::normal_fill(&mut view, seed, &parameter.name, std)?,
-                Init::Ones => random::fill(&mut view, 1.0)?,
+                Init::Normal { std } => {
+                    random::normal_fill(&mut view, Stream::named(seed, &parameter.name), std)?;
+                }
+                Init::Ones => fill_with_ones(&mut view)?,
             }
         }
         Ok(())
     }
+}
+
+fn fill_with_ones(view: &mut ViewMut<'_>) -> Result<(), ModelError> {
+    match view.dtype() {
+        DType::F32 => view.as_mut_slice::<f32>()?.fill(1.0),
+        DType::F64 => view.as_mut_slice::<f64>()?.fill(1.0),
+    }
+    Ok(())
 }

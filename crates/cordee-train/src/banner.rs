@@ -8,13 +8,14 @@ use cordee_protocol::Banner;
 use crate::Run;
 
 /// The lines of the banner.
-pub(crate) fn banner(plan: &Plan, model: &Model, corpus: &Corpus, run: &crate::Run<'_>, first_step: u64) -> Banner {
+pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
+    let (plan, corpus) = (run.plan, run.corpus);
     let config = &plan.config;
     let shape = &config.model;
     let tied = if shape.tie_embeddings { ", tied embeddings" } else { "" };
     let tokens = plan.tokens_per_step * config.train.steps.0;
-    let train_tokens: u64 = corpus.sources.iter().map(|source| source.train.tokens).sum();
-    let sources = corpus.sources.iter().map(|source| format!("{} {}", source.name, count(source.train.tokens)));
+    let train_tokens: u64 = corpus.sources().iter().map(|source| source.train.tokens).sum();
+    let sources = corpus.sources().iter().map(|source| format!("{} {}", source.name, count(source.train.tokens)));
     let lines = [
         (
             "model",
@@ -25,7 +26,7 @@ pub(crate) fn banner(plan: &Plan, model: &Model, corpus: &Corpus, run: &crate::R
                 shape.heads,
                 shape.kv_heads.unwrap_or(shape.heads),
                 shape.ffn,
-                corpus.vocab_size
+                corpus.vocab_size()
             ),
         ),
         ("parameters", format!("{}{tied}", count(model.parameter_count() as u64))),
@@ -63,7 +64,7 @@ pub(crate) fn banner(plan: &Plan, model: &Model, corpus: &Corpus, run: &crate::R
             ),
         ),
         ("precision", "f32: weights, activations, gradients, moments".to_owned()),
-        ("ranks", format!("{} on the CPU, {} each, shared memory", plan.world_size, threads(plan.threads))),
+        ("ranks", format!("{} on the CPU, {} each, shared memory", plan.world_size, threads(config.parallel.threads.unwrap_or(1)))),
         ("run", run.run_dir.display().to_string()),
         ("start", start(run.resume, first_step)),
     ];

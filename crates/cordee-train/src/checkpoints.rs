@@ -55,7 +55,7 @@ impl Checkpoints {
         let config = &plan.config.checkpoint;
         Ok(Self {
             dir: run_dir.join("checkpoints"),
-            plan: WritePlan::new(&tensor_specs(state), plan.world_size),
+            plan: WritePlan::new(&tensor_specs(state), plan.world_size)?,
             piece_size: config.piece_size.0 as usize,
             keep: config.keep,
             deadline: plan.config.parallel.timeout.0,
@@ -123,7 +123,7 @@ impl Checkpoints {
     fn commit(&self, temporary: &Path, run: &RunState) -> Result<checkpoint::Committed, CheckpointError> {
         let info = CommitInfo {
             step: run.step,
-            writers: self.plan.writers(),
+            plan: &self.plan,
             state: serde_json::to_value(run).expect("a run state holds nothing that JSON cannot"),
             deadline: self.deadline,
         };

@@ -22,32 +22,34 @@ pub(crate) fn evaluate(
     step: u64,
 ) -> Result<Evaluation, TrainError> {
     let started = Instant::now();
-    let mut nll_sums = vec![0.0; validation.sources().len()];
+    let sources = 0..validation.sources();
+    let mut nll_sums = vec![0.0; validation.sources()];
     let mut turn = 0;
-    for (index, source) in validation.sources().iter().enumerate() {
-        for first in (0..source.windows).step_by(rows) {
+    for source in sources.clone() {
+        let windows = validation.windows(source);
+        for first in (0..windows).step_by(rows) {
             turn = (turn + 1) % group.world_size();
             if turn != group.rank() {
                 continue;
             }
-            let last = source.windows.min(first + rows as u64);
-            let batch = validation.read(index, first..last)?;
-            nll_sums[index] += engine.loss(&batch, parameters)?.nll_sum;
+            let last = windows.min(first + rows as u64);
+            let batch = validation.read(source, first..last)?;
+            nll_sums[source] += engine.loss(&batch, parameters)?.nll_sum;
         }
     }
     group.sum_scalars(&mut nll_sums)?;
 
-    let sources = validation.sources().iter().zip(&nll_sums).map(|(source, &nll)| SourceEvaluation {
-        name: source.name.clone(),
-        loss: nll / source.tokens_predicted as f64,
-        bits_per_byte: nll / std::f64::consts::LN_2 / source.bytes as f64,
-        unigram_bits_per_byte: source.unigram_bits_per_byte,
+    let tokens: u64 = sources.clone().map(|source| validation.tokens_predicted(source)).sum();
+    let evaluated = sources.map(|source| SourceEvaluation {
+        name: validation.name(source).to_owned(),
+        loss: nll_sums[source] / validation.tokens_predicted(source) as f64,
+        bits_per_byte: nll_sums[source] / std::f64::consts::LN_2 / validation.bytes(source) as f64,
+        unigram_bits_per_byte: validation.unigram_bits_per_byte(source).unwrap_or(f64::NAN),
     });
-    let tokens: u64 = validation.sources().iter().map(|source| source.tokens_predicted).sum();
     Ok(Evaluation {
         step,
         loss: nll_sums.iter().sum::<f64>() / tokens as f64,
         seconds: started.elapsed().as_secs_f64(),
-        sources: sources.collect(),
+        sources: evaluated.collect(),
     })
 }

@@ -19,6 +19,9 @@ mod schedule;
 mod state;
 mod trainer;
 
+#[cfg(test)]
+mod golden;
+
 pub use checkpoints::load_parameters;
 pub use error::TrainError;
 pub use schedule::learning_rate;

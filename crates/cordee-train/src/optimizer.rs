@@ -59,11 +59,12 @@ pub(crate) fn apply(
             step: update.step,
             gradient_scale: clip / update.tokens_trained,
         };
-        let moments = adamw::Moments {
-            first: state.first_moment.slot_view_mut(slot)?,
-            second: state.second_moment.slot_view_mut(slot)?,
+        let updated = adamw::State {
+            params: state.parameters.slot_view_mut(slot)?,
+            m: state.first_moment.slot_view_mut(slot)?,
+            v: state.second_moment.slot_view_mut(slot)?,
         };
-        adamw::step(state.parameters.slot_view_mut(slot)?, state.gradients.slot_view(slot)?, moments, &hyper)?;
+        adamw::step(updated, state.gradients.slot_view(slot)?, &hyper)?;
     }
     Ok(())
 }

@@ -2,14 +2,17 @@
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
 };
 
 use cordee_comm::ProcessGroup;
 use cordee_config::Plan;
-use cordee_data::{BatchShape, Corpus, Loader, Prefetch, Tokenizer, Validation, samples_for};
-use cordee_metrics::{Event, Recorder, StepRecord};
+use cordee_data::{BatchShape, Corpus, Loader, Prefetch, Validation, samples_for};
+use cordee_metrics::{Event, EventKind, Recorder, StepRecord, unix_time};
 use cordee_model::Model;
 use cordee_ops::gradient_norm;
 use cordee_protocol::{Evaluation, StepProgress, Summary, WorkerMessage};
@@ -51,7 +54,7 @@ pub fn train(
 ) -> Result<Summary, TrainError> {
     let started = Instant::now();
     let config = &run.plan.config;
-    let model = Model::new(&config.model, run.corpus.vocab_size, config.data.seq_len)?;
+    let model = Model::new(&config.model, run.corpus.vocab_size(), config.data.seq_len)?;
     let mut trainer = Trainer::prepare(run, &model, group, tell)?;
     let stopped = trainer.steps()?;
     let evaluation = if stopped { None } else { Some(trainer.conclude()?) };
@@ -64,7 +67,14 @@ pub fn train(
         checkpoint: trainer.newest_checkpoint.take(),
     };
     if let Some(recorder) = trainer.recorder {
-        recorder.event(if stopped { Event::stopped(summary.step) } else { Event::finished(summary.step) });
+        recorder.event(Event::now(
+            summary.step,
+            if stopped {
+                EventKind::Stopped { checkpoint: summary.checkpoint.clone() }
+            } else {
+                EventKind::Finished { seconds: summary.seconds, tokens: summary.tokens }
+            },
+        ));
         recorder.finish()?;
     }
     if group.rank() == 0 {
@@ -117,7 +127,12 @@ impl<'a> Trainer<'a> {
             tell(WorkerMessage::Banner(banner(run, model, first_step)));
             let resume_at = run.resume.map(|_| first_step);
             let recorder = Recorder::open(run.run_dir, resume_at, config.log.tensorboard)?;
-            recorder.event(Event::run_started(first_step, run.plan.world_size));
+            let (ranks, steps) = (run.plan.world_size, run.last_step);
+            let begun = match run.resume {
+                None => EventKind::RunStarted { ranks, steps },
+                Some(path) => EventKind::Resumed { path: path.display().to_string(), ranks, steps },
+            };
+            recorder.event(Event::now(first_step, begun));
             Some(recorder)
         } else {
             None
@@ -125,7 +140,7 @@ impl<'a> Trainer<'a> {
         Ok(Self {
             engine: Engine::new(model),
             batches: Self::batches(run, first_step, group.rank())?,
-            validation: Validation::open(run.corpus, config.data.seq_len)?,
+            validation: Validation::new(run.corpus, config.data.seq_len)?,
             checkpoints: Checkpoints::new(run.run_dir, &state, run.plan)?,
             newest_checkpoint: run.resume.map(|path| path.display().to_string()),
             waiting_for_data: Stopwatch::default(),
@@ -146,13 +161,15 @@ impl<'a> Trainer<'a> {
         let shape = BatchShape {
             global_batch: plan.config.train.global_batch_size,
             micro_batch: plan.micro_batch_size,
-            world_size: plan.world_size,
+            world: plan.world_size,
         };
-        let loader = Loader::new(run.corpus, plan.config.data.seq_len, plan.config.train.seed)?;
+        let data = &plan.config.data;
+        let weights: Option<Vec<f64>> = data.sources.iter().map(|source| source.weight).collect();
+        let loader = Loader::new(run.corpus, data.seq_len, plan.config.train.seed, weights.as_deref())?;
         let accumulation = plan.accumulation_steps;
         let ranges = (first_step..run.last_step)
             .flat_map(move |step| (0..accumulation).map(move |micro| samples_for(step, micro, rank, &shape)));
-        Ok(Prefetch::start(loader, ranges, 2 * accumulation))
+        Ok(Prefetch::start(Arc::new(loader), ranges, 2 * accumulation)?)
     }
 
     /// Trains to the last step. Returns whether it was asked to stop before.
@@ -214,7 +231,7 @@ impl<'a> Trainer<'a> {
             let mut gradients = self.state.gradients.views_mut(self.state.layout.slots())?;
             for _ in 0..self.run.plan.accumulation_steps {
                 let batches = &mut self.batches;
-                let batch = self.waiting_for_data.time(|| batches.next())?;
+                let batch = self.waiting_for_data.time(|| batches.next()).expect("a batch for every step left")?;
                 let loss = self.engine.forward_backward(&batch, &parameters, &mut gradients)?;
                 sums[0] += loss.nll_sum;
                 sums[1] += loss.trained as f64;
@@ -262,11 +279,11 @@ impl<'a> Trainer<'a> {
         let (data_s, comm_s) = (self.waiting_for_data.take(), self.in_collectives.take());
         let memory_bytes = resident_bytes();
         let samples = update.step * plan.config.train.global_batch_size as u64;
-        let train_tokens: u64 = self.run.corpus.sources.iter().map(|source| source.train.tokens).sum();
+        let train_tokens: u64 = self.run.corpus.sources().iter().map(|source| source.train.tokens).sum();
         let tokens = update.step * plan.tokens_per_step;
         recorder.step(StepRecord {
             step: update.step,
-            time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
+            time: unix_time(),
             loss,
             grad_norm,
             lr: update.lr,
@@ -311,7 +328,7 @@ impl<'a> Trainer<'a> {
         let run = RunState {
             step,
             config_fingerprint: self.run.plan.fingerprint.clone(),
-            corpus_fingerprint: self.run.corpus.fingerprint.clone(),
+            corpus_fingerprint: self.run.corpus.fingerprint().to_owned(),
             world_size: self.run.plan.world_size,
         };
         match self.checkpoints.save(&self.state, &run, &mut *self.group)? {
@@ -320,14 +337,15 @@ impl<'a> Trainer<'a> {
                 self.newest_checkpoint = Some(path.clone());
                 if let Some(recorder) = &self.recorder {
                     let seconds = started.elapsed().as_secs_f64();
-                    recorder.event(Event::checkpoint_saved(step, path.clone(), bytes, seconds));
+                    let saved = EventKind::CheckpointSaved { path: path.clone(), bytes, seconds };
+                    recorder.event(Event::now(step, saved));
                     (self.tell)(WorkerMessage::Checkpoint { step, path, bytes, seconds });
                 }
             }
             Saved::Abandoned { why } => {
                 let why_text = why.clone().unwrap_or_else(|| "another rank could not write its share".to_owned());
                 if let Some(recorder) = &self.recorder {
-                    recorder.event(Event::checkpoint_failed(step, why_text.clone()));
+                    recorder.event(Event::now(step, EventKind::CheckpointFailed { reason: why_text.clone() }));
                 }
                 if last {
                     return Err(TrainError::NotSaved { step, why: why_text });
@@ -348,7 +366,7 @@ impl<'a> Trainer<'a> {
         let evaluation =
             evaluate(&self.engine, &parameters, &self.validation, rows, &mut *self.group, self.state.step)?;
         if let Some(recorder) = &self.recorder {
-            recorder.event(Event::evaluation(&evaluation));
+            recorder.event(evaluation_event(&evaluation));
             (self.tell)(WorkerMessage::Evaluation(evaluation.clone()));
         }
         Ok(evaluation)
@@ -359,10 +377,14 @@ impl<'a> Trainer<'a> {
         let evaluation = self.evaluate()?;
         let eval = &self.run.plan.config.eval;
         if self.group.rank() == 0 && !eval.sample_prompt.is_empty() {
-            let tokenizer = Tokenizer::open(&self.run.corpus.tokenizer)?;
+            let tokenizer = self.run.corpus.tokenizer()?;
             let seed = self.run.plan.config.train.seed;
             let parameters = self.state.parameter_views()?;
             let text = sample(self.model, &parameters, &tokenizer, &eval.sample_prompt, eval.sample_tokens, seed)?;
+            if let Some(recorder) = &self.recorder {
+                let (prompt, text) = (eval.sample_prompt.clone(), text.clone());
+                recorder.event(Event::now(self.state.step, EventKind::Sample { prompt, text }));
+            }
             (self.tell)(WorkerMessage::Sample { prompt: eval.sample_prompt.clone(), text });
         }
         Ok(evaluation)
@@ -371,20 +393,34 @@ impl<'a> Trainer<'a> {
     fn warn(&mut self, text: String) {
         let rank = self.group.rank();
         if let Some(recorder) = &self.recorder {
-            recorder.event(Event::warning(self.state.step, text.clone()));
+            recorder.event(Event::now(self.state.step, EventKind::Warning { rank, text: text.clone() }));
         }
         (self.tell)(WorkerMessage::Warning { rank, text });
     }
 }
 
+/// The event of an evaluation. What is shown and what is recorded are two contracts that change
+/// apart, so each has a type of its own.
+fn evaluation_event(evaluation: &Evaluation) -> Event {
+    let sources = evaluation.sources.iter().map(|source| cordee_metrics::SourceEvaluation {
+        name: source.name.clone(),
+        loss: source.loss,
+        bits_per_byte: source.bits_per_byte,
+        unigram_bits_per_byte: source.unigram_bits_per_byte,
+    });
+    let (loss, seconds) = (evaluation.loss, evaluation.seconds);
+    Event::now(evaluation.step, EventKind::Evaluation { loss, seconds, sources: sources.collect() })
+}
+
 /// A checkpoint of other data cannot go on; one of another config can, and says so at launch.
 fn check_origin(path: &Path, saved: &RunState, run: &Run<'_>) -> Result<(), TrainError> {
-    if saved.corpus_fingerprint == run.corpus.fingerprint {
+    if saved.corpus_fingerprint == run.corpus.fingerprint() {
         return Ok(());
     }
     let why = format!(
         "it was trained on data {}, this run has {}",
-        saved.corpus_fingerprint, run.corpus.fingerprint
+        saved.corpus_fingerprint,
+        run.corpus.fingerprint()
     );
     Err(TrainError::ForeignCheckpoint { path: path.to_owned(), why })
 }

@@ -7,13 +7,19 @@ use cordee_protocol::ExitCode;
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    pub(crate) code: ExitCode,
+    /// What the parent process sees.
+    pub(crate) code: u8,
     error: anyhow::Error,
     hint: Option<String>,
 }
 
 impl Failure {
     pub(crate) fn new(code: ExitCode, error: impl Into<anyhow::Error>) -> Self {
+        Self { code: code.code(), error: error.into(), hint: None }
+    }
+
+    /// An error with the code that a launch ended with, which may be a signal's.
+    pub(crate) fn with_code(code: u8, error: impl Into<anyhow::Error>) -> Self {
         Self { code, error: error.into(), hint: None }
     }
 

@@ -8,7 +8,6 @@ use std::{
 
 use anyhow::Context;
 use cordee_config::Plan;
-use cordee_data::Corpus;
 use serde::{Deserialize, Serialize};
 
 /// Environment variable that holds the number of the file descriptor a job is read from.
@@ -18,7 +17,8 @@ pub(crate) const JOB_FD: &str = "CORDEE_JOB_FD";
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Job {
     pub(crate) plan: Plan,
-    pub(crate) corpus: Corpus,
+    /// The directory of the prepared corpus.
+    pub(crate) corpus: PathBuf,
     pub(crate) run_dir: PathBuf,
     pub(crate) resume: Option<PathBuf>,
     pub(crate) last_step: u64,

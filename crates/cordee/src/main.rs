@@ -24,5 +24,5 @@ fn main() -> process::ExitCode {
         Console::print_error(&failure.to_string());
         failure.code
     });
-    process::ExitCode::from(exit.code())
+    process::ExitCode::from(exit)
 }

@@ -41,6 +41,13 @@ impl RunDir {
         self.config().exists()
     }
 
+    /// How often the run has been started, the start at hand included.
+    pub(crate) fn next_attempt(&self) -> usize {
+        let environment = fs::read_to_string(self.0.join("env.json")).unwrap_or_default();
+        let environment: serde_json::Value = serde_json::from_str(&environment).unwrap_or_default();
+        environment["attempt"].as_u64().map_or(1, |attempt| attempt as usize + 1)
+    }
+
     /// The directory for a fresh run: `given`, or a new one named after the config and the time.
     pub(crate) fn fresh(given: Option<&Path>, name: &str) -> Result<Self, Failure> {
         let path = match given {

@@ -9,13 +9,13 @@ use cordee_protocol::ExitCode;
 
 use crate::{args::CheckpointCommand, console::Console, failure::Failure, run_dir::RunDir};
 
-pub(crate) fn run(command: &CheckpointCommand) -> Result<ExitCode, Failure> {
+pub(crate) fn run(command: &CheckpointCommand) -> Result<u8, Failure> {
     let CheckpointCommand::Inspect { path } = command;
     let (run, named) = RunDir::containing(path)?;
     let path = valid_checkpoint(&run, named)?;
     let checkpoint = Checkpoint::open(&path).map_err(failed)?;
     Console::print_data(&describe(&checkpoint, &path)?);
-    Ok(ExitCode::Done)
+    Ok(ExitCode::Done.code())
 }
 
 /// The named checkpoint, verified, or the newest valid one of the run. What is passed over is said.

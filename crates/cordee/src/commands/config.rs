@@ -10,7 +10,7 @@ use crate::{
     failure::Failure,
 };
 
-pub(crate) fn run(command: &ConfigCommand) -> Result<ExitCode, Failure> {
+pub(crate) fn run(command: &ConfigCommand) -> Result<u8, Failure> {
     match command {
         ConfigCommand::Show(args) => {
             let loaded = load(args)?;
@@ -22,7 +22,7 @@ pub(crate) fn run(command: &ConfigCommand) -> Result<ExitCode, Failure> {
             Console::print_data(&format!("{}: ok\n", args.config.display()));
         }
     }
-    Ok(ExitCode::Done)
+    Ok(ExitCode::Done.code())
 }
 
 /// Reads the config and applies what was set on the command line.

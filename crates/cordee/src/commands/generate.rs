@@ -8,7 +8,7 @@ use cordee_protocol::ExitCode;
 use super::{checkpoint::valid_checkpoint, train::DEFAULT_WORKERS};
 use crate::{args::GenerateArgs, console::Console, failure::Failure, run_dir::RunDir};
 
-pub(crate) fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &GenerateArgs) -> Result<u8, Failure> {
     let (run, named) = RunDir::containing(&args.run)?;
     let loaded = cordee_config::load(&run.config(), &[]).map_err(Failure::usage)?;
     let config = loaded.plan(DEFAULT_WORKERS).map_err(Failure::usage)?.config;
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<ExitCode, Failure> {
     })
     .map_err(failed)?;
     Console::print_data("\n");
-    Ok(ExitCode::Done)
+    Ok(ExitCode::Done.code())
 }
 
 /// Text that grows by tokens. A token may end inside a character, so what is new is known only when

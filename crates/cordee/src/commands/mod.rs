@@ -6,12 +6,10 @@ mod generate;
 mod train;
 mod worker;
 
-use cordee_protocol::ExitCode;
-
 use crate::{args::Command, failure::Failure};
 
 /// Runs a command to its end.
-pub(crate) fn run(command: Command) -> Result<ExitCode, Failure> {
+pub(crate) fn run(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),

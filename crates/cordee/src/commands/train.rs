@@ -1,7 +1,8 @@
 //! `cordee train`: check everything that can be checked, start the ranks, show what they tell.
 
 use std::{
-    env,
+    env, io,
+    os::fd::AsFd,
     path::{Path, PathBuf},
     thread,
     time::{SystemTime, UNIX_EPOCH},
@@ -10,7 +11,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use cordee_checkpoint as checkpoint;
 use cordee_config::{Loaded, Plan};
-use cordee_data::{Corpus, PrepareSpec, prepare};
+use cordee_data::{Corpus, DataError, Loader, PrepareSpec, prepare};
 use cordee_launch::{Launch, Observer, Outcome, StopRequests, Stream};
 use cordee_memory::SharedMemory;
 use cordee_protocol::{ExitCode, WorkerMessage, names};
@@ -32,14 +33,14 @@ use crate::{
 /// Ranks on a machine without GPUs, where the config names no number.
 pub(crate) const DEFAULT_WORKERS: usize = 2;
 
-pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
     let loaded = load(&with_seed(args))?;
     let mut plan = loaded.plan(DEFAULT_WORKERS).map_err(Failure::usage)?;
-    make_absolute(&mut plan).map_err(Failure::usage)?;
+    plan.config.make_paths_absolute(&env::current_dir().context("finding the current directory")?);
     let last_step = args.max_steps.map_or(plan.config.train.steps.0, |max| max.min(plan.config.train.steps.0));
     if args.dry_run {
         Console::print_data(&describe(&plan, last_step));
-        return Ok(ExitCode::Done);
+        return Ok(ExitCode::Done.code());
     }
 
     let (run, named) = match &args.resume {
@@ -52,9 +53,11 @@ pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode, Failure> {
     if run.has_run() {
         warn_of_changes(&run, &plan, &mut console)?;
     }
-    write_run_dir(&run, &loaded, &plan, &corpus)?;
-    let job = Job { plan, corpus, run_dir: run.path().to_owned(), resume, last_step };
-    launch(&job, &run, console)
+    let attempt = run.next_attempt();
+    write_run_dir(&run, &loaded, &plan, &corpus, attempt)?;
+    plan.config.parallel.threads.get_or_insert(threads_per_rank(plan.world_size));
+    let job = Job { plan, corpus: corpus.entry().to_owned(), run_dir: run.path().to_owned(), resume, last_step };
+    launch(&job, &run, attempt, console)
 }
 
 /// `--seed` is one more `--set`, so that there is one way by which values change.
@@ -62,16 +65,6 @@ fn with_seed(args: &TrainArgs) -> ConfigArgs {
     let mut sets = args.config.sets.clone();
     sets.extend(args.seed.map(|seed| format!("train.seed={seed}")));
     ConfigArgs { config: args.config.config.clone(), sets }
-}
-
-/// Paths keep their meaning in the run directory's copy of the config, and in workers.
-fn make_absolute(plan: &mut Plan) -> anyhow::Result<()> {
-    let data = &mut plan.config.data;
-    let sources = data.sources.iter_mut().map(|source| &mut source.path);
-    for path in sources.chain(&mut data.tokenizer).chain(&mut data.cache_dir) {
-        *path = std::path::absolute(&*path).with_context(|| format!("finding {}", path.display()))?;
-    }
-    Ok(())
 }
 
 fn describe(plan: &Plan, last_step: u64) -> String {
@@ -95,10 +88,20 @@ fn prepare_data(plan: &Plan, console: &mut Console) -> Result<Corpus, Failure> {
         None => default_cache()?,
     };
     let spec = PrepareSpec::from(data);
-    prepare(&spec, &cache, &mut |stage| console.preparing(&stage.to_string())).map_err(|error| {
-        let code = if error.is_input() { ExitCode::Usage } else { ExitCode::Environment };
-        Failure::new(code, error)
-    })
+    let corpus = prepare(&spec, &cache, &mut |stage| console.preparing(&stage.to_string())).map_err(data_failure)?;
+    // What a rank would refuse is refused before there are ranks.
+    let weights: Option<Vec<f64>> = data.sources.iter().map(|source| source.weight).collect();
+    Loader::new(&corpus, data.seq_len, plan.config.train.seed, weights.as_deref()).map_err(data_failure)?;
+    Ok(corpus)
+}
+
+/// Data that cannot be used is the user's to change; data that cannot be read is the machine's.
+fn data_failure(error: DataError) -> Failure {
+    let code = match error {
+        DataError::Io(_) | DataError::Read { .. } | DataError::Damaged { .. } => ExitCode::Environment,
+        _ => ExitCode::Usage,
+    };
+    Failure::new(code, error)
 }
 
 fn default_cache() -> Result<PathBuf, Failure> {
@@ -140,16 +143,22 @@ fn warn_of_changes(run: &RunDir, plan: &Plan, console: &mut Console) -> Result<(
     Ok(())
 }
 
-fn write_run_dir(run: &RunDir, loaded: &Loaded, plan: &Plan, corpus: &Corpus) -> Result<(), Failure> {
+fn write_run_dir(
+    run: &RunDir,
+    loaded: &Loaded,
+    plan: &Plan,
+    corpus: &Corpus,
+    attempt: usize,
+) -> Result<(), Failure> {
     let write = || -> anyhow::Result<()> {
         fs::create_dir_all(run.path())?;
         fs::create_dir_all(run.logs())?;
         fs::create_dir_all(run.checkpoints())?;
-        fs::copy(&corpus.tokenizer, run.tokenizer())?;
+        fs::copy(corpus.tokenizer_path(), run.tokenizer())?;
         fs::write(run.path().join("config.source.toml"), loaded.source_text())?;
         let overrides: String = loaded.sets().iter().map(|set| format!("{set}\n")).collect();
         fs::write(run.path().join("overrides.txt"), overrides)?;
-        fs::write(run.path().join("env.json"), environment(plan)?)?;
+        fs::write(run.path().join("env.json"), environment(plan, attempt)?)?;
         // Last: a directory with a config is a run.
         fs::write(run.config(), plan.config.to_toml())?;
         Ok(())
@@ -158,8 +167,14 @@ fn write_run_dir(run: &RunDir, loaded: &Loaded, plan: &Plan, corpus: &Corpus) ->
     write().with_context(context).map_err(|error| Failure::new(ExitCode::Environment, error))
 }
 
+/// The machine's cores, shared out.
+fn threads_per_rank(world_size: usize) -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    (cores / world_size).max(1)
+}
+
 /// Facts of the machine and the program that a result may be questioned about later.
-fn environment(plan: &Plan) -> anyhow::Result<String> {
+fn environment(plan: &Plan, attempt: usize) -> anyhow::Result<String> {
     let uname = rustix::system::uname();
     let facts = serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -167,45 +182,52 @@ fn environment(plan: &Plan) -> anyhow::Result<String> {
         "kernel": format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy()),
         "machine": uname.machine().to_string_lossy(),
         "cores": thread::available_parallelism().map_or(0, usize::from),
+        "attempt": attempt,
         "ranks": plan.world_size,
-        "threads_per_rank": plan.threads,
+        "threads_per_rank": plan.config.parallel.threads.unwrap_or(threads_per_rank(plan.world_size)),
         "started": jiff::Zoned::now().to_string(),
         "command": env::args().collect::<Vec<_>>(),
     });
     Ok(format!("{}\n", serde_json::to_string_pretty(&facts)?))
 }
 
-fn launch(job: &Job, run: &RunDir, console: Console) -> Result<ExitCode, Failure> {
+fn launch(job: &Job, run: &RunDir, attempt: usize, console: Console) -> Result<u8, Failure> {
     let environment = |error: anyhow::Error| Failure::new(ExitCode::Environment, error);
     let memory = SharedMemory::create("cordee-ranks").map_err(|error| environment(error.into()))?;
+    let memory = memory.as_fd().try_clone_to_owned().context("sharing memory").map_err(environment)?;
     let launch = Launch {
         program: env::current_exe().context("finding this program").map_err(environment)?,
         arguments: vec!["worker".into()],
         world_size: job.plan.world_size,
         run_id: run_id(run.path()),
+        attempt,
         log_dir: run.logs(),
         inherit: vec![
-            (names::SHARED_MEMORY_FD, memory.into_fd()),
+            (names::SHARED_MEMORY_FD, memory),
             (JOB_FD, job.to_fd().map_err(environment)?),
         ],
         environment: Vec::new(),
+        grace: None,
     };
-    let stop = StopRequests::new();
+    let stop = StopRequests::new().context("counting signals").map_err(environment)?;
     count_signals(&stop)?;
     let mut show = Show(console);
     let outcome = cordee_launch::run(&launch, &mut show, &stop);
     let mut console = show.0;
     console.finish();
     match outcome.map_err(|error| environment(error.into()))? {
-        Outcome::Done => Ok(ExitCode::Done),
+        Outcome::Done => Ok(ExitCode::Done.code()),
         Outcome::Stopped => {
             console.note("stopped on request; go on with --resume");
-            Ok(ExitCode::Requeue)
+            Ok(ExitCode::Requeue.code())
         }
-        Outcome::Interrupted => Err(Failure::new(ExitCode::Failed, anyhow!("interrupted before a checkpoint"))),
+        Outcome::Interrupted => Err(Failure::with_code(
+            Outcome::Interrupted.exit_code(),
+            anyhow!("interrupted at once; steps since the last checkpoint are lost"),
+        )
+        .with_hint("go on from the last checkpoint with --resume")),
         Outcome::Failed(report) => {
-            let failure = Failure::new(report.exit_code, anyhow!("{}", report.render()));
-            Err(failure)
+            Err(Failure::with_code(report.exit_code, anyhow!("{}", report.render())))
         }
     }
 }
@@ -241,5 +263,13 @@ impl Observer for Show {
 
     fn line(&mut self, rank: usize, _stream: Stream, line: &str) {
         self.0.log_line(rank, line);
+    }
+
+    fn lines_skipped(&mut self, rank: usize, lines: u64) {
+        self.0.warning(&format!("{lines} lines of rank {rank} are in its log alone"));
+    }
+
+    fn log_failed(&mut self, rank: usize, path: &Path, error: &io::Error) {
+        self.0.warning(&format!("the log of rank {rank}, {}, cannot be written: {error}", path.display()));
     }
 }

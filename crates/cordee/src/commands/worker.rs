@@ -12,9 +12,11 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use cordee_comm::SharedMemoryGroup;
+use cordee_comm::{CommError, ProcessGroup, SharedMemoryGroup};
+use cordee_data::Corpus;
+use cordee_memory::SharedMemory;
 use cordee_protocol::{ExitCode, Failure as Report, WorkerEnvironment, WorkerMessage, names};
-use cordee_train::{Run, train};
+use cordee_train::{Run, TrainError, train};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 use crate::{
@@ -23,20 +25,20 @@ use crate::{
 };
 
 /// Runs the rank. What goes wrong is told to the launcher, which shows it.
-pub(crate) fn run() -> Result<ExitCode, Failure> {
+pub(crate) fn run() -> Result<u8, Failure> {
     let environment = WorkerEnvironment::read(|name| env::var(name).ok()).map_err(Failure::usage)?;
     let messages = Messages::open()?;
     let error = match run_rank(&environment, &messages) {
-        Ok(exit) => return Ok(exit),
+        Ok(exit) => return Ok(exit.code()),
         Err(error) => error,
     };
-    let train = error.downcast_ref::<cordee_train::TrainError>();
-    let code = train.map_or(ExitCode::Failed, cordee_train::TrainError::exit_code);
+    let train = error.downcast_ref::<TrainError>();
+    let code = train.map_or(ExitCode::Failed, TrainError::exit_code);
     messages.send(&WorkerMessage::Failed(Report {
-        rank: environment.rank,
+        rank: blamed(train).unwrap_or(environment.rank),
         code: code.code(),
         message: format!("{error:#}"),
-        hint: train.and_then(cordee_train::TrainError::hint).map(str::to_owned),
+        hint: train.and_then(TrainError::hint).map(str::to_owned),
     }));
     Err(Failure::new(code, error))
 }
@@ -47,15 +49,17 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
     for signal in [SIGTERM, SIGINT, SIGUSR1] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("catching signals")?;
     }
-    rayon::ThreadPoolBuilder::new().num_threads(job.plan.threads).build_global().context("starting threads")?;
+    rayon::ThreadPoolBuilder::new().num_threads(job.plan.config.parallel.threads.unwrap_or(1)).build_global().context("starting threads")?;
 
     let memory = inherited(names::SHARED_MEMORY_FD, OpenOptions::new().read(true).write(true))?;
+    let memory = SharedMemory::from_fd(OwnedFd::from(memory))?;
     let timeout = job.plan.config.parallel.timeout.0;
     let mut group =
-        SharedMemoryGroup::join(OwnedFd::from(memory), environment.rank, environment.world_size, timeout)?;
+        SharedMemoryGroup::join(memory, environment.rank, environment.world_size, timeout)?;
+    let corpus = Corpus::open(&job.corpus)?;
     let run = Run {
         plan: &job.plan,
-        corpus: &job.corpus,
+        corpus: &corpus,
         run_dir: &job.run_dir,
         resume: job.resume.as_deref(),
         last_step: job.last_step,
@@ -77,6 +81,15 @@ fn inherited(name: &'static str, options: &OpenOptions) -> anyhow::Result<File> 
     let number = env::var(name).map_err(|_| anyhow!("{name} is not set: workers are started by `cordee train`"))?;
     let number: u32 = number.parse().with_context(|| format!("{name} is `{number}`, not a file descriptor"))?;
     options.open(format!("/proc/self/fd/{number}")).with_context(|| format!("opening the file of {name}"))
+}
+
+/// The rank that an error lays at another's door: this one fell because that one failed or never came.
+fn blamed(error: Option<&TrainError>) -> Option<usize> {
+    match error {
+        Some(TrainError::Comm(CommError::PeerFailed { peer, .. })) => Some(*peer),
+        Some(TrainError::Comm(CommError::Timeout { missing, .. })) => missing.first().copied(),
+        _ => None,
+    }
 }
 
 /// The way to the launcher.
