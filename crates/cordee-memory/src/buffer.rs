@@ -22,9 +22,8 @@ enum Memory {
 ///
 /// # Shared memory
 ///
-/// A peer reads or writes a shared buffer only while the rank that owns it is inside a collective
-/// that it gave the buffer to, which takes `&mut Buffer`. So no borrow of the contents outlives
-/// into a moment where another process writes them.
+/// Peers read and write a rank's buffer only while that rank is inside a collective that was lent
+/// the buffer as `&mut`. So no borrow of the contents is alive when another process changes them.
 #[derive(Debug)]
 pub struct Buffer {
     memory: Memory,

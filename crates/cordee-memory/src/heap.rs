@@ -2,7 +2,7 @@
 
 use std::{alloc, ptr::NonNull};
 
-use crate::{ALIGNMENT, MemoryError, Result};
+use crate::{ALIGNMENT, MemoryError, Result, pages};
 
 /// Alignment asked of the allocator: the most for which it can hand out zero pages of the system
 /// as they are. For more, the standard library allocates and then writes every byte.
@@ -35,6 +35,8 @@ impl HeapMemory {
         let skipped = allocation.align_offset(ALIGNMENT);
         // SAFETY: `skipped` is less than ALIGNMENT, which the allocation has beyond `bytes`.
         let aligned = unsafe { allocation.add(skipped) };
+        // SAFETY: the bytes are part of the allocation.
+        unsafe { pages::prefer_large(aligned, bytes) };
         Ok(Self {
             allocation,
             layout,

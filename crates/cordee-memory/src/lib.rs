@@ -11,6 +11,7 @@ mod dtype;
 mod error;
 mod heap;
 mod layout;
+mod pages;
 mod shared;
 mod view;
 

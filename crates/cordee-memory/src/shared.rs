@@ -16,7 +16,7 @@ use rustix::{
     mm::{MapFlags, ProtFlags},
 };
 
-use crate::{MemoryError, Result};
+use crate::{MemoryError, Result, pages};
 
 /// A file in memory that can grow and never shrink. It has no name in the file system, so it is
 /// gone when the last process that holds it is.
@@ -132,6 +132,8 @@ impl SharedMemory {
         .map_err(|errno| system("mmap", len, errno))?;
         let pointer =
             NonNull::new(pointer.cast()).expect("mmap never succeeds with a null address");
+        // SAFETY: all of the new mapping.
+        unsafe { pages::prefer_large(pointer, len) };
         Ok(Arc::new(SharedMapping {
             pointer,
             mapped,
