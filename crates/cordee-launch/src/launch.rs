@@ -2,28 +2,28 @@
 
 use std::any::Any;
 use std::ffi::OsString;
-use std::io::{self, PipeWriter, pipe};
+use std::io::pipe;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Sender, channel};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, waitid};
+use rustix::process::{Pid, getpid};
 use rustix::system::uname;
 use rustix::thread::gettid;
 
+use crate::deaths::Deaths;
 use crate::log::{self, RankLog};
 use crate::notice::{Inlet, Notice};
 use crate::out_of_memory::OutOfMemoryKills;
 use crate::reader::Reader;
 use crate::spawn::{open_descriptors, spawn};
 use crate::supervise::{Event, Member, Supervisor};
-use crate::{LaunchError, Observer, Outcome, StopRequests};
+use crate::{LaunchError, Observer, Outcome, StopRequests, threads};
 
 /// What to start on this node.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ impl Supervision {
             let _ = notices.send(Notice::Finished(outcome));
         };
         let failed = |source| LaunchError::Supervision { source };
-        supervision.supervisor = Some(start_thread("supervisor", supervise).map_err(failed)?);
+        supervision.supervisor = Some(threads::start("supervisor", supervise).map_err(failed)?);
         let (stop, finished, events) = (
             stop.clone(),
             Arc::clone(&supervision.finished),
@@ -170,7 +170,7 @@ impl Supervision {
                 let _ = events.send(Event::StopRequested);
             });
         };
-        supervision.stop_listener = Some(start_thread("stop requests", listen).map_err(failed)?);
+        supervision.stop_listener = Some(threads::start("stop requests", listen).map_err(failed)?);
         Ok(supervision)
     }
 }
@@ -196,6 +196,7 @@ fn start_members(
 ) -> Result<Vec<Member>, LaunchError> {
     let foreign = open_descriptors();
     let mut members = Vec::with_capacity(launch.world_size);
+    let mut deaths = Deaths::new();
     for rank in 0..launch.world_size {
         let path = log::path(&launch.log_dir, rank);
         let log = open_log(&path, launch.attempt)?;
@@ -203,7 +204,7 @@ fn start_members(
         let (alive, lifeline) = pipe().map_err(resource("a pipe"))?;
         let (child, pipes) = spawn(launch, rank, &foreign)?;
         let member = Member::new(child, path);
-        let pid = member.pid();
+        deaths.add(member.pid(), lifeline);
         members.push(member);
         let reader = Reader::new(pipes, alive, log, inlet.outlet(rank));
         let drained = events.clone();
@@ -211,11 +212,11 @@ fn start_members(
             let words = reader.run();
             let _ = drained.send(Event::Drained { rank, words });
         };
-        start_thread(&format!("read {rank}"), read).map_err(resource("a thread"))?;
-        let exited = events.clone();
-        let wait = move || wait_for_end(rank, pid, &exited, lifeline);
-        start_thread(&format!("wait {rank}"), wait).map_err(resource("a thread"))?;
+        threads::start(&format!("read {rank}"), read).map_err(resource("a thread"))?;
     }
+    deaths
+        .start(events)
+        .map_err(|source| LaunchError::Supervision { source })?;
     Ok(members)
 }
 
@@ -224,19 +225,4 @@ fn open_log(path: &Path, attempt: usize) -> Result<RankLog, LaunchError> {
         path: path.to_owned(),
         source,
     })
-}
-
-/// Waits until a process ended, and leaves it to the supervisor to reap. The reader learns it from the
-/// end of `lifeline`.
-///
-/// A thread per worker and no pidfd: kernels before 5.4 have no wait on one.
-fn wait_for_end(rank: usize, pid: Pid, events: &Sender<Event>, lifeline: PipeWriter) {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-    while waitid(WaitId::Pid(pid), options).is_err_and(|error| error == Errno::INTR) {}
-    let _ = events.send(Event::Exited { rank });
-    drop(lifeline);
-}
-
-fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name(name.to_owned()).spawn(body)
 }

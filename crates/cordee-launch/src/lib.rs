@@ -19,11 +19,13 @@
 //! ```text
 //! main thread     spawns, then hands notices to the observer
 //! supervisor      one thread: endings, stop requests and deadlines in, signals out
-//! reader, waiter  two threads a rank: pipes into the log file; the end of the process
+//! wait            one thread: hears which process ended, in order
+//! read            one thread a rank: pipes into the log file, then to the observer
 //! ```
 
 #![deny(unsafe_code)]
 
+mod deaths;
 mod ending;
 mod error;
 mod launch;
@@ -42,6 +44,7 @@ mod report;
 mod spawn;
 mod stop;
 mod supervise;
+mod threads;
 mod verdict;
 
 pub use ending::{Ending, Fate};

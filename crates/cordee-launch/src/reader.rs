@@ -232,3 +232,50 @@ impl Sink {
         self.outlet.lines(stream, lines);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Write, pipe};
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use rustix::pipe::fcntl_setpipe_size;
+
+    use super::*;
+    use crate::notice::Inlet;
+
+    #[test]
+    fn what_a_dead_worker_left_is_read_and_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let [
+            (stdout, mut left_by_worker),
+            (stderr, _),
+            (messages, _),
+            (alive, lifeline),
+        ] = std::array::from_fn(|_| pipe().unwrap());
+        // Larger than one read, so that there is time to fill it again.
+        let capacity = fcntl_setpipe_size(&stdout, 1 << 20).unwrap();
+        left_by_worker
+            .write_all(&b"w\n".repeat(capacity / 2))
+            .unwrap();
+        drop(lifeline);
+        // Another process that has the pipe and fills it again as fast as it is read.
+        let (started, starts) = channel();
+        let other = thread::spawn(move || {
+            started.send(()).unwrap();
+            while left_by_worker.write_all(&b"o\n".repeat(100_000)).is_ok() {}
+        });
+        starts.recv().unwrap();
+        let log = RankLog::open(&path, 1).unwrap();
+        let pipes = Pipes {
+            stdout,
+            stderr,
+            messages,
+        };
+        let words = Reader::new(pipes, alive, log, Inlet::new().outlet(0)).run();
+        other.join().unwrap();
+        assert_eq!(words.lines, ["w"; 20]);
+        assert_eq!(fs_err::read(&path).unwrap(), b"w\n".repeat(capacity / 2));
+    }
+}

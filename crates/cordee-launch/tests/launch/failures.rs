@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use cordee_launch::{Ending, Fate, LaunchError, Outcome, Stream, run};
+use cordee_launch::{Ending, Fate, LaunchError, Stream};
 
 use crate::Test;
-use crate::stage::{Recorder, Stage, assert_no_children, failed, is_running};
+use crate::stage::{Stage, failed, is_running};
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -34,13 +34,13 @@ pub(crate) const TESTS: &[Test] = &[
         a_missing_program_is_named,
     ),
     (
-        "failures::a_log_directory_that_cannot_be_made_is_named",
-        a_log_directory_that_cannot_be_made_is_named,
+        "failures::a_log_that_cannot_be_opened_is_named",
+        a_log_that_cannot_be_opened_is_named,
     ),
 ];
 
 fn an_exit_code_is_named_and_passed_on() {
-    let failing = "print:starting+complain:loss is NaN+say:{\"kind\":\"failed\",\"rank\":1,\"code\":4,\
+    let failing = "steps:7+print:starting+complain:loss is NaN+say:{\"kind\":\"failed\",\"rank\":1,\"code\":4,\
         \"message\":\"diverged at step 7\",\"hint\":\"lower lr\"}+exit:4";
     let stage = Stage::new(3, &["by-rank", "hang", failing, "hang"]);
     let start = Instant::now();
@@ -71,13 +71,14 @@ fn an_exit_code_is_named_and_passed_on() {
         others,
         [(0, Fate::StoppedByLauncher), (2, Fate::StoppedByLauncher)]
     );
+    assert_eq!(report.last_step, Some(7));
     let text = report.render();
     assert!(
         text.contains("exited with code 4 (diverged)")
             && text.contains("cause: diverged at step 7"),
         "{text}"
     );
-    assert_eq!(recorder.messages.len(), 1);
+    assert_eq!(recorder.messages.len(), 8);
     assert_eq!(recorder.lines_of(1, Stream::Stderr), ["loss is NaN"]);
     assert_eq!(recorder.ended[0], (1, Ending::Exited(4), false));
     assert!(
@@ -109,9 +110,9 @@ fn the_first_of_several_is_named() {
         &[
             "by-rank",
             "hang",
-            "sleep:80+exit:1",
-            "exit:57",
-            "sleep:120+kill-self:6",
+            "after:2+exit:1",
+            "await:1+await:3+exit:57",
+            "after:2+kill-self:6",
         ],
     );
     let report = failed(stage.run().0);
@@ -165,7 +166,7 @@ fn a_victim_alone_is_named_within_seconds() {
 fn exits_while_being_killed_are_no_causes() {
     // Ten runs in which the others fail close to the moment of the kill.
     for delay in (191..211).step_by(2) {
-        let late = format!("sleep:{delay}+exit:3");
+        let late = format!("after:1+sleep:{delay}+exit:3");
         let report = failed(Stage::new(3, &["by-rank", &late, "exit:2", &late]).run().0);
         assert_eq!((report.rank, report.exit_code), (1, 2));
     }
@@ -174,27 +175,20 @@ fn exits_while_being_killed_are_no_causes() {
 fn a_missing_program_is_named() {
     let mut stage = Stage::new(2, &[]);
     stage.launch.program = "/no/such/worker".into();
-    let stop = cordee_launch::StopRequests::new().unwrap();
-    let error = run(&stage.launch, &mut Recorder::default(), &stop).unwrap_err();
+    let error = stage.refused();
     assert!(
         matches!(&error, LaunchError::Spawn { rank: 0, .. }),
         "{error:?}"
     );
     assert!(error.to_string().contains("/no/such/worker"), "{error}");
-    assert_no_children();
     stage.launch.world_size = 0;
-    let error = run(&stage.launch, &mut Recorder::default(), &stop).unwrap_err();
-    assert!(matches!(error, LaunchError::NoRanks));
+    assert!(matches!(stage.refused(), LaunchError::NoRanks));
 }
 
-fn a_log_directory_that_cannot_be_made_is_named() {
-    let mut stage = Stage::new(3, &["by-rank", "hang", "hang", "hang"]);
-    stage.launch.log_dir = stage.directory.path().join("logs");
+fn a_log_that_cannot_be_opened_is_named() {
+    let stage = Stage::new(3, &["by-rank", "hang", "hang", "hang"]);
     // Rank 1 cannot have its log: rank 0 runs by then and must go.
     std::fs::create_dir_all(stage.launch.log_dir.join("rank-001.log")).unwrap();
-    let stop = cordee_launch::StopRequests::new().unwrap();
-    let result: Result<Outcome, _> = run(&stage.launch, &mut Recorder::default(), &stop);
-    let error = result.unwrap_err();
+    let error = stage.refused();
     assert!(error.to_string().contains("rank-001.log"), "{error}");
-    assert_no_children();
 }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use cordee_launch::{Ending, FailureReport, Launch, Observer, Outcome, StopRequests, Stream, run};
+use cordee_launch::{
+    Ending, FailureReport, Launch, LaunchError, Observer, Outcome, StopRequests, Stream, run,
+};
 use cordee_protocol::WorkerMessage;
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -95,13 +97,13 @@ impl Stage {
 
     /// Runs, and sees that nothing of the run is left.
     pub(crate) fn run_with(&self, observer: &mut dyn Observer, stop: &StopRequests) -> Outcome {
-        let descriptors = open_descriptors();
-        let outcome = run(&self.launch, observer, stop).unwrap();
-        assert_no_children();
-        wait_until("descriptors are closed again", || {
-            open_descriptors() == descriptors
-        });
-        outcome
+        leaving_nothing(|| run(&self.launch, observer, stop).unwrap())
+    }
+
+    /// Runs what cannot be started.
+    pub(crate) fn refused(&self) -> LaunchError {
+        let stop = StopRequests::new().unwrap();
+        leaving_nothing(|| run(&self.launch, &mut Recorder::default(), &stop).unwrap_err())
     }
 }
 
@@ -131,7 +133,7 @@ pub(crate) fn failed(outcome: Outcome) -> FailureReport {
 }
 
 /// No process of ours is left, not even a zombie.
-pub(crate) fn assert_no_children() {
+fn assert_no_children() {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     assert_eq!(waitid(WaitId::All, options).unwrap_err(), Errno::CHILD);
 }
@@ -160,6 +162,18 @@ pub(crate) fn read_pid(path: &Path) -> u32 {
     let read = || std::fs::read_to_string(path).ok()?.trim().parse().ok();
     wait_until("a worker has written its pid", || read().is_some());
     read().unwrap()
+}
+
+/// Sees that neither a process, a zombie nor an open descriptor is left.
+pub(crate) fn leaving_nothing<T>(what: impl FnOnce() -> T) -> T {
+    let descriptors = open_descriptors();
+    let result = what();
+    assert_no_children();
+    // Threads close their last ones a moment after they told the result.
+    wait_until("descriptors are closed again", || {
+        open_descriptors() == descriptors
+    });
+    result
 }
 
 fn open_descriptors() -> usize {

@@ -12,6 +12,8 @@ use std::time::Duration;
 use cordee_protocol::{Failure, StepProgress, WorkerEnvironment, WorkerMessage, names};
 use rustix::process::{Signal, getpid, kill_process, setsid};
 
+use crate::stage::{is_running, read_pid, wait_until};
+
 /// Plays one of the parts; the exit code comes back.
 pub(crate) fn main(words: &[String]) -> u8 {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -42,6 +44,14 @@ fn act(part: &str) -> u8 {
             "print-part" => {
                 print!("{value}");
                 stdout().flush().unwrap();
+            }
+            "steps" => steps(value.parse().unwrap()),
+            "await" => {
+                read_pid(&directory().join(format!("ready-{value}")));
+            }
+            "after" => {
+                let pid = read_pid(&directory().join(format!("ready-{value}")));
+                wait_until("the other rank has ended", || !is_running(pid));
             }
             "complain" => eprintln!("{value}"),
             "say" => writeln!(messages(), "{value}").unwrap(),
@@ -197,6 +207,8 @@ fn linger(place: &str) {
     write_pid("linger.new");
     std::fs::rename(directory().join("linger.new"), directory().join("linger")).unwrap();
     // Ends when the reader of the pipe is gone.
-    while writeln!(stdout(), "noise").is_ok() {}
+    while writeln!(stdout(), "noise").is_ok() {
+        sleep(Duration::from_millis(1));
+    }
     sleep(Duration::from_mins(1));
 }
