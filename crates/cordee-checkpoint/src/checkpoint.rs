@@ -278,7 +278,19 @@ impl Checkpoint {
         if let Some((_, block)) = kept().iter().find(|(kept, _)| *kept == id) {
             return Ok(Arc::clone(block));
         }
-        let mut block = vec![0; self.block_range(id).1 as usize];
+        // The oldest one's memory is used again: fresh pages cost as much as the copy.
+        let oldest = {
+            let mut kept = kept();
+            if kept.len() < KEPT_BLOCKS {
+                None
+            } else {
+                kept.pop_back()
+            }
+        };
+        let mut block = oldest
+            .and_then(|(_, block)| Arc::into_inner(block))
+            .unwrap_or_default();
+        block.resize(self.block_range(id).1 as usize, 0);
         self.read_and_verify(id, &mut block)?;
         let block = Arc::new(block);
         let mut kept = kept();

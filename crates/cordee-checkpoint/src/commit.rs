@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use crate::layout::{
 };
 use crate::manifest::Manifest;
 use crate::record::FORMAT;
-use crate::retain::remove_through_trash;
+use crate::retain::{move_to_trash, remove_through_trash};
 use crate::{CheckpointError, Plan, Result, WriterRecord};
 
 /// How often the commit looks for records.
@@ -49,9 +50,10 @@ pub struct Committed {
     pub path: PathBuf,
     /// Bytes of all shards.
     pub bytes: u64,
-    /// Why `LATEST` was not updated, if it was not. It is a hint for people and scripts: discovery
-    /// does not read it, and the checkpoint is durable all the same.
-    pub hint_error: Option<CheckpointError>,
+    /// What failed once it was durable, to be told: `LATEST` was not updated (a hint for people and
+    /// scripts, which discovery does not read), or a replaced checkpoint was not removed (the next
+    /// [`crate::retain`] tries again).
+    pub warning: Option<CheckpointError>,
 }
 
 /// Makes the empty directory for the attempt to save `step`, and returns it.
@@ -86,7 +88,7 @@ pub fn abandon(temporary_dir: &Path) -> Result<()> {
         ));
     }
     match fs::remove_dir_all(temporary_dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => Ok(other?),
     }
 }
@@ -117,14 +119,15 @@ pub fn commit(temporary_dir: &Path, info: &CommitInfo<'_>) -> Result<Committed> 
 
     let checkpoints_dir = temporary_dir.parent().unwrap_or(Path::new("."));
     let committed = committed_path(checkpoints_dir, info.step);
-    move_into_place(temporary_dir, &committed)?;
+    let replaced = move_into_place(temporary_dir, &committed)?;
     sync_directory(checkpoints_dir)?;
     let hint = format!("{}\n", directory_name(info.step));
-    let hint_error = write_file(&checkpoints_dir.join(LATEST), hint.as_bytes()).err();
+    let hinted = write_file(&checkpoints_dir.join(LATEST), hint.as_bytes());
+    let removed = replaced.map_or(Ok(()), |replaced| remove_through_trash(&replaced));
     Ok(Committed {
         path: committed,
         bytes,
-        hint_error,
+        warning: hinted.and(removed).err(),
     })
 }
 
@@ -231,25 +234,30 @@ fn encode_and_check(path: &Path, manifest: &Manifest, plan: &Plan) -> Result<Vec
     }
 }
 
-/// Renames `from` to `to`, in place of what may be there.
-fn move_into_place(from: &Path, to: &Path) -> Result<()> {
+/// Renames `from` to `to`, and returns where what was there before lies now.
+fn move_into_place(from: &Path, to: &Path) -> Result<Option<PathBuf>> {
     if fs::symlink_metadata(to).is_err() {
-        return Ok(fs::rename(from, to)?);
+        fs::rename(from, to)?;
+        return Ok(None);
     }
     match renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE) {
-        Ok(()) => remove_through_trash(from),
+        Ok(()) => Ok(Some(from.to_owned())),
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            remove_through_trash(to)?;
-            Ok(fs::rename(from, to)?)
+            let trash = move_to_trash(to)?;
+            fs::rename(from, to).inspect_err(|_| {
+                // Back to what it was; the error at hand matters more than one of this.
+                let _ = fs::rename(&trash, to);
+            })?;
+            Ok(Some(trash))
         }
         Err(error) => {
-            let error = std::io::Error::from(error);
+            let error = io::Error::from(error);
             let words = format!(
                 "failed to exchange {} and {}: {error}",
                 from.display(),
                 to.display()
             );
-            Err(std::io::Error::new(error.kind(), words).into())
+            Err(io::Error::new(error.kind(), words).into())
         }
     }
 }

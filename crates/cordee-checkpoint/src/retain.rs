@@ -39,7 +39,7 @@ pub fn retain(checkpoints_dir: &Path, keep: usize) -> Result<Vec<PathBuf>> {
             .file_name()
             .is_some_and(|name| name.to_string_lossy().starts_with(TRASH))
         {
-            fs::remove_dir_all(&path)?;
+            remove(&path)?;
             removed.push(path);
         }
     }
@@ -48,13 +48,21 @@ pub fn retain(checkpoints_dir: &Path, keep: usize) -> Result<Vec<PathBuf>> {
 
 /// Removes a directory so that no reader ever sees half of it: renamed first, then removed.
 pub(crate) fn remove_through_trash(path: &Path) -> Result<()> {
+    remove(&move_to_trash(path)?)
+}
+
+/// Renames a directory to a name that nobody reads, and returns it. What is in trash stays there.
+pub(crate) fn move_to_trash(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.starts_with(TRASH) {
+        return Ok(path.to_owned());
+    }
     let trash = path.with_file_name(format!("{TRASH}{}", name.trim_start_matches('.')));
     if fs::symlink_metadata(&trash).is_ok() {
         remove(&trash)?;
     }
     fs::rename(path, &trash)?;
-    remove(&trash)
+    Ok(trash)
 }
 
 /// Removes a directory, or the file that somebody put where a directory should be.

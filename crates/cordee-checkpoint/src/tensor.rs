@@ -17,12 +17,12 @@ pub struct TensorSpec {
 }
 
 impl TensorSpec {
-    /// Number of elements; checked by [`TensorSpec::validate`].
+    /// Number of elements. A plan holds only tensors whose size does not overflow.
     pub fn elements(&self) -> u64 {
         self.shape.iter().map(|&extent| extent as u64).product()
     }
 
-    /// Size in bytes; checked by [`TensorSpec::validate`].
+    /// Size in bytes. A plan holds only tensors whose size does not overflow.
     pub fn bytes(&self) -> u64 {
         self.elements() * self.element_size()
     }

@@ -1,15 +1,13 @@
 //! What is saved is read back bit for bit: by any number of writers, whole and by any range.
 
-mod fixture;
-
 use std::thread;
 use std::time::Duration;
 
+use crate::fixture::{BLOCK, Tensors, info, spec, state};
 use cordee_checkpoint::{
     Checkpoint, CheckpointError, CommitInfo, Dtype, Piece, Plan, begin, commit, hash_memory,
     newest_valid, write_shard,
 };
-use fixture::{BLOCK, Tensors, info, spec, state};
 use proptest::prelude::*;
 
 #[test]
@@ -20,7 +18,7 @@ fn every_number_of_writers_gives_the_same_bytes() {
         let committed = tensors
             .save(directory.path(), step as u64, writers)
             .unwrap();
-        assert!(committed.hint_error.is_none());
+        assert!(committed.warning.is_none());
         let latest = fs_err::read_to_string(directory.path().join("LATEST")).unwrap();
         assert_eq!(latest, format!("step-{step:09}\n"));
 

@@ -1,15 +1,13 @@
 //! A file system without room: known before the first byte, named with the numbers, nothing left behind.
 
-mod fixture;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::fixture::{BLOCK, Tensors, info, spec};
 use cordee_checkpoint::{
     CheckpointError, Dtype, Plan, abandon, begin, commit, free_space, newest_valid, space_needed,
     write_shard,
 };
-use fixture::{BLOCK, Tensors, info, spec};
 
 /// A small tmpfs of our own, unmounted at the end.
 struct SmallDisk {

@@ -1,15 +1,13 @@
 //! Damage of every kind: it is named, the checkpoint before is used, nothing is loaded silently.
 
-mod fixture;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::fixture::{BLOCK, Tensors, info};
 use cordee_checkpoint::{
     CandidateKind, Checkpoint, CheckpointError, CommitInfo, Found, Plan, abandon, begin, commit,
     discover, newest_valid, retain, write_shard,
 };
-use fixture::{BLOCK, Tensors, info};
 
 /// Two checkpoints, of which the newer is to be damaged.
 fn two_checkpoints() -> (tempfile::TempDir, PathBuf) {
@@ -269,14 +267,14 @@ fn what_writers_left_is_checked_before_the_commit() {
         commit(&attempt, &info(3, &plan)).unwrap_err().to_string()
     };
     let error = attempt_with(&|attempt| {
-        fs_err::remove_file(attempt.join("rank-00001.safetensors")).unwrap()
+        fs_err::remove_file(attempt.join("rank-00001.safetensors")).unwrap();
     });
     assert!(
         error.contains("rank-00001.safetensors is damaged: the file is missing"),
         "{error}"
     );
     let error = attempt_with(&|attempt| {
-        fs_err::write(attempt.join("rank-00000.safetensors"), "short").unwrap()
+        fs_err::write(attempt.join("rank-00000.safetensors"), "short").unwrap();
     });
     assert!(
         error.contains("rank-00000.safetensors is damaged: it has 5 bytes"),

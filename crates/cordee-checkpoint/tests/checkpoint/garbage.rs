@@ -1,11 +1,9 @@
 //! Manifests that say anything at all: an error, never a panic, a large allocation or a load.
 
-mod fixture;
-
 use std::path::Path;
 
+use crate::fixture::Tensors;
 use cordee_checkpoint::{Checkpoint, hash_memory, newest_valid};
-use fixture::Tensors;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

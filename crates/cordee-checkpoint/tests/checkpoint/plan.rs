@@ -1,11 +1,9 @@
 //! The plan: covers exactly, balances, agrees with itself, and is quick at a thousand ranks.
 
-mod fixture;
-
 use std::time::{Duration, Instant};
 
+use crate::fixture::spec;
 use cordee_checkpoint::{Dtype, Piece, Plan, TensorSpec};
-use fixture::spec;
 use proptest::prelude::*;
 
 fn specs() -> impl Strategy<Value = Vec<TensorSpec>> {
