@@ -9,9 +9,11 @@ pub struct Batch {
     pub rows: usize,
     /// Targets per sequence.
     pub seq_len: usize,
-    /// `rows x (seq_len + 1)`, row-major: inputs are the first `seq_len` tokens of a row, targets the last `seq_len`.
+    /// `rows x (seq_len + 1)`, row-major: inputs are the first `seq_len` tokens of a row, targets
+    /// the last `seq_len`.
     pub tokens: Vec<u32>,
-    /// `rows x seq_len`: 1 where the target counts, 0 where it does not; all targets count when absent.
+    /// `rows x seq_len`: 1 where the target counts, 0 where it does not; all targets count when
+    /// absent.
     pub loss_mask: Option<Vec<u8>>,
     /// The source of each row.
     pub sources: Vec<u16>,
@@ -36,7 +38,8 @@ pub struct BatchShape {
 }
 
 impl BatchShape {
-    /// Micro-batches per step: enough for the rank with the most sequences. Where the world size does not divide the batch, others may find the last one empty.
+    /// Micro-batches per step: enough for the rank with the most sequences. Where the world size
+    /// does not divide the batch, others may find the last one empty.
     pub fn micro_batches(&self) -> usize {
         self.global_batch
             .div_ceil(self.world)
@@ -46,8 +49,9 @@ impl BatchShape {
 
 /// The samples of the stream that a rank reads for a micro-batch of a step (all 0-based).
 ///
-/// With batch `G` and `W` ranks, step `n` reads samples `nG..(n+1)G`, and rank `r` of those the ones from `floor(rG/W)` to
-/// `floor((r+1)G/W)`: the same samples in the same step for any world size.
+/// With batch `G` and `W` ranks, step `n` reads samples `nG..(n+1)G`, and rank `r` of those the
+/// ones from `floor(rG/W)` to `floor((r+1)G/W)`: the same samples in the same step for any world
+/// size.
 pub fn samples_for(step: u64, micro: usize, rank: usize, shape: &BatchShape) -> Range<u64> {
     let first_of =
         |rank: usize| (rank as u128 * shape.global_batch as u128 / shape.world as u128) as u64;

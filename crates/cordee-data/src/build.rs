@@ -1,4 +1,5 @@
-//! Fills a cache entry: splits text, trains a vocabulary where none is given, tokenises, writes the manifest last.
+//! Fills a cache entry: splits text, trains a vocabulary where none is given, tokenises, writes the
+//! manifest last.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;

@@ -1,7 +1,8 @@
 //! Cache entries: directories named by content, complete or absent, whoever races or dies.
 //!
-//! An entry is written under another name and renamed when all of it is on disk. A lock keeps two processes from doing the same work; where
-//! the file system has no locks both work and the second rename gives way.
+//! An entry is written under another name and renamed when all of it is on disk. A lock keeps two
+//! processes from doing the same work; where the file system has no locks both work and the second
+//! rename gives way.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -66,8 +67,8 @@ impl CacheEntry {
         })
     }
 
-    /// Waits until no other process fills this entry; `waiting` is called if that takes time. The lock is held as long as the file is.
-    /// `None` where the file system cannot lock.
+    /// Waits until no other process fills this entry; `waiting` is called if that takes time. The
+    /// lock is held as long as the file is. `None` where the file system cannot lock.
     pub(crate) fn lock(&self, waiting: impl FnOnce()) -> Result<Option<fs::File>, DataError> {
         let file = fs::File::create(self.cache_dir.join(format!("{}.lock", self.name)))?;
         match file.file().try_lock() {
@@ -111,7 +112,8 @@ impl CacheEntry {
         Ok(Staging { path })
     }
 
-    /// Gives a filled directory its name; its files must have been synced. If another process was faster, theirs is used.
+    /// Gives a filled directory its name; its files must have been synced. If another process was
+    /// faster, theirs is used.
     pub(crate) fn commit(&self, staging: &Staging) -> Result<Corpus, DataError> {
         sync_dir(&staging.path)?;
         if let Err(error) = fs::rename(&staging.path, self.path()) {
@@ -154,4 +156,73 @@ pub(crate) fn unique_suffix() -> String {
 
 fn sync_dir(path: &Path) -> Result<(), DataError> {
     Ok(fs::File::open(path)?.sync_all()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PrepareSpec, SourceSpec, Vocabulary, prepare};
+
+    /// A corpus in a cache, and a directory staged beside it with the same files.
+    fn committed_and_staged(dir: &Path) -> (Corpus, CacheEntry, Staging) {
+        let path = dir.join("text.txt");
+        fs::write(&path, "some text to prepare, and some more of it").unwrap();
+        let spec = PrepareSpec {
+            sources: vec![SourceSpec {
+                name: "a".to_owned(),
+                path,
+                document_separator: None,
+            }],
+            vocabulary: Vocabulary::Train(300),
+            validation_fraction: 0.0,
+            verify: false,
+        };
+        let corpus = prepare(&spec, dir, &mut |_| {}).unwrap();
+        let entry = CacheEntry::new(dir, corpus.fingerprint());
+        let staging = entry.stage().unwrap();
+        for file in fs::read_dir(corpus.entry()).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), staging.path().join(file.file_name())).unwrap();
+        }
+        (corpus, entry, staging)
+    }
+
+    #[test]
+    fn where_nothing_locks_the_second_commit_gives_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let (corpus, entry, staging) = committed_and_staged(dir.path());
+        let used = entry.commit(&staging).unwrap();
+        assert_eq!(used.entry(), corpus.entry());
+        let staged = staging.path().to_owned();
+        drop(staging);
+        assert!(!staged.exists());
+        used.verify().unwrap();
+    }
+
+    #[test]
+    fn a_commit_never_replaces_what_it_cannot_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (corpus, entry, staging) = committed_and_staged(dir.path());
+        fs::write(corpus.tokenizer_path(), "cut").unwrap();
+        assert!(entry.commit(&staging).is_err());
+        assert_eq!(fs::read_to_string(corpus.tokenizer_path()).unwrap(), "cut");
+    }
+
+    #[test]
+    fn a_held_lock_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = CacheEntry::new(dir.path(), &"a".repeat(64));
+        let held = entry
+            .lock(|| panic!("nobody else is here"))
+            .unwrap()
+            .unwrap();
+        std::thread::scope(|scope| {
+            let (waiting, is_waiting) = std::sync::mpsc::channel();
+            let entry = &entry;
+            let second = scope.spawn(move || entry.lock(|| waiting.send(()).unwrap()).unwrap());
+            is_waiting.recv().unwrap();
+            drop(held);
+            assert!(second.join().unwrap().is_some());
+        });
+    }
 }

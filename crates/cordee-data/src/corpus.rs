@@ -7,7 +7,8 @@ use crate::reader::TokenReader;
 use crate::shard::TokenWidth;
 use crate::{DataError, Tokenizer};
 
-/// A prepared corpus. Small: it holds its manifest, not its tokens; other processes open the same [`Corpus::entry`].
+/// A prepared corpus. Small: it holds its manifest, not its tokens; other processes open the same
+/// [`Corpus::entry`].
 #[derive(Clone, Debug)]
 pub struct Corpus {
     entry: PathBuf,
@@ -15,7 +16,8 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Opens a corpus that [`prepare`](crate::prepare) has written, by its directory. Checks the manifest and the size of every file.
+    /// Opens a corpus that [`prepare`](crate::prepare) has written, by its directory. Checks the
+    /// manifest and the size of every file.
     pub fn open(entry: &Path) -> Result<Self, DataError> {
         let checked = Manifest::read(entry).and_then(|manifest| {
             manifest.check_sizes(entry)?;
@@ -78,8 +80,8 @@ impl Corpus {
         &self.manifest.tokenizer_sha256
     }
 
-    /// Equal, in hex, exactly if text, separators, held-out share and vocabulary are. Two runs with the same fingerprint, seed and weights
-    /// read the same samples.
+    /// Equal, in hex, exactly if text, separators, held-out share and vocabulary are. Two runs with
+    /// the same fingerprint, seed and weights read the same samples.
     pub fn fingerprint(&self) -> &str {
         &self.manifest.fingerprint
     }

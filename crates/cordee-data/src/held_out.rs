@@ -1,4 +1,5 @@
-//! Which part of a source is held out for validation: its tail, in whole documents where that comes near the share asked for.
+//! Which part of a source is held out for validation: its tail, in whole documents where that comes
+//! near the share asked for.
 
 /// Where held-out text begins, counting the documents of a source over all its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,14 +15,16 @@ pub(crate) struct Cut {
 pub(crate) enum Tail {
     /// Between documents: this one and those after it.
     Documents(usize),
-    /// Only inside this document, so that about `held_out` of its bytes (with all later documents) are held out.
+    /// Only inside this document, so that about `held_out` of its bytes (with all later documents)
+    /// are held out.
     Inside { document: usize, held_out: u64 },
 }
 
 /// The tail nearest to `fraction` of the bytes of documents with these `lengths`.
 ///
-/// Whole documents are taken if they come to between half and twice the share, with something left to train on; otherwise
-/// the document on the boundary has to be cut, as when a source is one document.
+/// Whole documents are taken if they come to between half and twice the share, with something left
+/// to train on; otherwise the document on the boundary has to be cut, as when a source is one
+/// document.
 pub(crate) fn tail(lengths: &[u64], fraction: f64) -> Tail {
     let total: u64 = lengths.iter().sum();
     let share = (total as f64 * fraction) as u64;
@@ -51,8 +54,9 @@ pub(crate) fn tail(lengths: &[u64], fraction: f64) -> Tail {
     }
 }
 
-/// Where to cut `text` so that about `held_out` bytes come after: after a line break if there is one within half of that
-/// distance, else between characters. Never at the very beginning or end unless the text is a single character.
+/// Where to cut `text` so that about `held_out` bytes come after: after a line break if there is
+/// one within half of that distance, else between characters. Never at the very beginning or end
+/// unless the text is a single character.
 pub(crate) fn byte_to_cut(text: &str, held_out: u64) -> usize {
     let held_out = held_out as usize;
     let target = match text.floor_char_boundary(text.len().saturating_sub(held_out)) {

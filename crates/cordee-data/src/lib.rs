@@ -1,10 +1,13 @@
 //! Text to batches of tokens.
 //!
-//! [`prepare`] turns sources of text into a [`Corpus`]: held-out tails set apart, a vocabulary trained where none is given, token shards in a cache
-//! that is keyed by content. [`Loader`] reads batches of it in an order that is a closed form of seed and position, so that there is no index to build and no
-//! state to keep; [`Prefetch`] reads them ahead, [`Validation`] reads the held-out part.
+//! [`prepare`] turns sources of text into a [`Corpus`]: held-out tails set apart, a vocabulary
+//! trained where none is given, token shards in a cache that is keyed by content. [`Loader`] reads
+//! batches of it in an order that is a closed form of seed and position, so that there is no index
+//! to build and no state to keep; [`Prefetch`] reads them ahead, [`Validation`] reads the held-out
+//! part.
 //!
-//! It must not know what a model or a tensor is, nor how many ranks there are beyond [`samples_for`].
+//! It must not know what a model or a tensor is, nor how many ranks there are beyond
+//! [`samples_for`].
 #![forbid(unsafe_code)]
 
 mod batch;

@@ -1,6 +1,7 @@
 //! Samples of the stream to batches of tokens.
 //!
-//! Keeps no position: the same samples give the same batch at any time, so that there is no state to save or restore.
+//! Keeps no position: the same samples give the same batch at any time, so that there is no state
+//! to save or restore.
 
 use std::ops::Range;
 
@@ -18,8 +19,9 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Sequences of `seq_len` targets in the order of `seed`. `weights` are relative shares of the sequences, one per source of the corpus;
-    /// in proportion to the sequences that each holds when `None`. A source of weight 0 is not read.
+    /// Sequences of `seq_len` targets in the order of `seed`. `weights` are relative shares of the
+    /// sequences, one per source of the corpus; in proportion to the sequences that each holds when
+    /// `None`. A source of weight 0 is not read.
     pub fn new(
         corpus: &Corpus,
         seq_len: usize,
@@ -58,7 +60,8 @@ impl Loader {
         self.seq_len
     }
 
-    /// Sequences that each source holds: window `i` has the tokens `i * seq_len ..= (i + 1) * seq_len`, so that targets do not overlap.
+    /// Sequences that each source holds: window `i` has the tokens `i * seq_len ..= (i + 1) *
+    /// seq_len`, so that targets do not overlap.
     pub fn windows(&self) -> &[u64] {
         &self.windows
     }

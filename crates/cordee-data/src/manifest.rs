@@ -1,4 +1,5 @@
-//! The manifest of a prepared corpus: what it holds, and the size and checksum of every file beside it.
+//! The manifest of a prepared corpus: what it holds, and the size and checksum of every file beside
+//! it.
 //!
 //! It carries a checksum of itself, taken over its own bytes with the checksum's digits at zero.
 
@@ -61,7 +62,8 @@ pub struct Split {
     pub documents: u64,
     /// Bytes of text that the very first token stands for.
     pub first_token_bytes: u64,
-    /// Entropy of the tokens' own frequencies, in bits per token: the loss of the best model that ignores context.
+    /// Entropy of the tokens' own frequencies, in bits per token: the loss of the best model that
+    /// ignores context.
     pub unigram_bits: f64,
     pub(crate) shards: Vec<ShardEntry>,
     pub(crate) document_ends: String,

@@ -1,7 +1,9 @@
-//! Long text in pieces that can be tokenised apart, so that one giant document keeps every core busy.
+//! Long text in pieces that can be tokenised apart, so that one giant document keeps every core
+//! busy.
 //!
-//! The tokens of a document must not depend on this. A cut goes before a single space between two letters, where the pre-tokenisers of
-//! byte-level vocabularies always begin a new word, and the tokenizer itself is asked about each cut.
+//! The tokens of a document must not depend on this. A cut goes before a single space between two
+//! letters, where the pre-tokenisers of byte-level vocabularies always begin a new word, and the
+//! tokenizer itself is asked about each cut.
 
 /// Bytes of text around a cut that the tokenizer is asked about.
 const PROBE: usize = 64;

@@ -9,7 +9,8 @@ use std::thread::{self, JoinHandle};
 
 use crate::{Batch, DataError, Loader};
 
-/// An iterator over batches that are read before they are asked for. Ends with the ranges, or after the first error; dropping it stops the thread.
+/// An iterator over batches that are read before they are asked for. Ends with the ranges, or after
+/// the first error; dropping it stops the thread.
 #[derive(Debug)]
 pub struct Prefetch {
     batches: Option<Receiver<Result<Batch, DataError>>>,
@@ -17,7 +18,8 @@ pub struct Prefetch {
 }
 
 impl Prefetch {
-    /// Starts reading the batches of `ranges`, in their order, at most `depth` ahead of the one being asked for.
+    /// Starts reading the batches of `ranges`, in their order, at most `depth` ahead of the one
+    /// being asked for.
     pub fn start(
         loader: Arc<Loader>,
         ranges: impl Iterator<Item = Range<u64>> + Send + 'static,

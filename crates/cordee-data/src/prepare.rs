@@ -75,7 +75,8 @@ pub enum Stage {
     },
 }
 
-/// Prepares a corpus in `cache_dir`, or finds it there. Processes that do so at once end with the same corpus; one of them does the work.
+/// Prepares a corpus in `cache_dir`, or finds it there. Processes that do so at once end with the
+/// same corpus; one of them does the work.
 pub fn prepare(
     spec: &PrepareSpec,
     cache_dir: &Path,

@@ -1,6 +1,7 @@
 //! Tokens at any position of a split, by positional reads.
 //!
-//! Never mmap: on a network file system it reads page by page, and a file that shrinks kills the process.
+//! Never mmap: on a network file system it reads page by page, and a file that shrinks kills the
+//! process.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use crate::DataError;
 use crate::manifest::ShardEntry;
 use crate::shard::{HEADER_BYTES, TokenWidth};
 
-/// The shards of one split as one row of tokens. Holds a file descriptor per shard; reads from several threads at once are fine.
+/// The shards of one split as one row of tokens. Holds a file descriptor per shard; reads from
+/// several threads at once are fine.
 #[derive(Debug)]
 pub(crate) struct TokenReader {
     shards: Vec<OpenShard>,

@@ -1,9 +1,11 @@
-//! Token shards: raw little-endian ids behind a header that llm.c reads too, and a sidecar of document ends.
+//! Token shards: raw little-endian ids behind a header that llm.c reads too, and a sidecar of
+//! document ends.
 //!
-//! Header (1,024 bytes): 256 little-endian `i32`: magic, version, number of tokens, zeros. Magic and version are llm.c's, 20240520
-//! and 1 for `u16` ids, 20240801 and 7 for `u32` ids (llm.c, `dev/data/data_common.py`). The number of tokens is an `i32`, so a
-//! shard holds at most 2^31 - 1 and longer splits roll over. The sidecar holds one little-endian `u64` per document: the position after its end-of-text token,
-//! counted from the start of the split.
+//! Header (1,024 bytes): 256 little-endian `i32`: magic, version, number of tokens, zeros. Magic
+//! and version are llm.c's, 20240520 and 1 for `u16` ids, 20240801 and 7 for `u32` ids (llm.c,
+//! `dev/data/data_common.py`). The number of tokens is an `i32`, so a shard holds at most 2^31 - 1
+//! and longer splits roll over. The sidecar holds one little-endian `u64` per document: the
+//! position after its end-of-text token, counted from the start of the split.
 
 use std::io::{BufWriter, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};

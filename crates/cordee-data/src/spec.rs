@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 use crate::DataError;
 use crate::text::{ContentHash, TextSource};
 
-/// Changes whenever the same text and settings would give other shards or another manifest: old cache entries are then
-/// left alone. An update of the tokenizers crate that alters ids counts.
+/// Changes whenever the same text and settings would give other shards or another manifest: old
+/// cache entries are then left alone. An update of the tokenizers crate that alters ids counts.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 
 /// Ids that a trained vocabulary holds before its first merge: 256 bytes and the end of text.
@@ -24,8 +24,8 @@ pub struct PrepareSpec {
     pub vocabulary: Vocabulary,
     /// Share of each source's bytes, from its end, that is held out; 0 holds out nothing.
     pub validation_fraction: f64,
-    /// Whether a cached corpus is read in full and compared with its checksums before it is used; its files' sizes
-    /// are compared in any case.
+    /// Whether a cached corpus is read in full and compared with its checksums before it is used;
+    /// its files' sizes are compared in any case.
     pub verify: bool,
 }
 
@@ -45,8 +45,8 @@ pub struct SourceSpec {
 pub enum Vocabulary {
     /// A `tokenizer.json`.
     File(PathBuf),
-    /// A byte-level BPE vocabulary, trained on the training split, of at most this many ids; fewer where the text holds
-    /// no further pair twice.
+    /// A byte-level BPE vocabulary, trained on the training split, of at most this many ids; fewer
+    /// where the text holds no further pair twice.
     Train(usize),
 }
 
@@ -109,9 +109,11 @@ pub(crate) fn source_hash(source: &TextSource) -> ContentHash {
     hash.finalize().into()
 }
 
-/// The fingerprint of a corpus, in hex: equal exactly if text, separators, split, vocabulary and format are.
+/// The fingerprint of a corpus, in hex: equal exactly if text, separators, split, vocabulary and
+/// format are.
 ///
-/// Paths and times are no part of it. Fields of variable length go in with their length, so that no two specs run together.
+/// Paths and times are no part of it. Fields of variable length go in with their length, so that no
+/// two specs run together.
 pub(crate) fn fingerprint(
     sources: &[TextSource],
     tokenizer: Option<&ContentHash>,

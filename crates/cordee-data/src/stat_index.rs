@@ -1,8 +1,8 @@
 //! A memory of content hashes, so that unchanged files need not be read again at each start.
 //!
-//! It may be lost or stale at any time: an entry is believed only while everything the file system says of the file is as it
-//! was, and a file that was touched just before it was hashed is not entered, because a second write within the same clock
-//! tick would be invisible.
+//! It may be lost or stale at any time: an entry is believed only while everything the file system
+//! says of the file is as it was, and a file that was touched just before it was hashed is not
+//! entered, because a second write within the same clock tick would be invisible.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -61,7 +61,8 @@ impl StatIndex {
         }
     }
 
-    /// The content hash of a file, read only if it is not known. `reading` is told the size before that.
+    /// The content hash of a file, read only if it is not known. `reading` is told the size before
+    /// that.
     pub(crate) fn hash(
         &mut self,
         path: &Path,
@@ -100,7 +101,8 @@ impl StatIndex {
         })
     }
 
-    /// Writes the index if it learned something. A failure is no error: the next start hashes again.
+    /// Writes the index if it learned something. A failure is no error: the next start hashes
+    /// again.
     pub(crate) fn save(&self) {
         if !self.changed {
             return;

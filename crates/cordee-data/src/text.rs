@@ -1,6 +1,8 @@
-//! Text on disk: which files a source has, whether they are what they should be, where documents end.
+//! Text on disk: which files a source has, whether they are what they should be, where documents
+//! end.
 //!
-//! Knows nothing of tokens. A source is read file by file, so memory holds one file's text at a time.
+//! Knows nothing of tokens. A source is read file by file, so memory holds one file's text at a
+//! time.
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +30,8 @@ pub(crate) struct TextSource {
     pub(crate) files: Vec<HashedFile>,
 }
 
-/// The files of the source at `path`: itself, or the `.txt` files of a directory in order of their names.
+/// The files of the source at `path`: itself, or the `.txt` files of a directory in order of their
+/// names.
 pub(crate) fn list_files(name: &str, path: &Path) -> Result<Vec<PathBuf>, DataError> {
     if !path.try_exists()? {
         return Err(DataError::SourceMissing {

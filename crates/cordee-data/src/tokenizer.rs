@@ -31,7 +31,8 @@ const ENDS_OF_TEXT: &[&str] = &[
 /// Bytes of text that are tokenised at once.
 const PIECE: usize = 1 << 16;
 
-/// Pairs that occur once are not worth a token: the text they were seen in is all they would shorten.
+/// Pairs that occur once are not worth a token: the text they were seen in is all they would
+/// shorten.
 const LEAST_FREQUENCY: u64 = 2;
 
 /// A vocabulary and its rules.
@@ -82,7 +83,8 @@ impl Tokenizer {
         })
     }
 
-    /// The ids of a text, without anything added before or after. What spells a special token is encoded as plain text.
+    /// The ids of a text, without anything added before or after. What spells a special token is
+    /// encoded as plain text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
         let encoding = self
             .inner
@@ -91,8 +93,9 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of ids, special tokens spelt out. With a byte-level vocabulary it is exactly the text that was encoded; bytes that
-    /// are no UTF-8, as when ids stop inside a character, become U+FFFD.
+    /// The text of ids, special tokens spelt out. With a byte-level vocabulary it is exactly the
+    /// text that was encoded; bytes that are no UTF-8, as when ids stop inside a character, become
+    /// U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
         self.inner
             .decode(ids, false)
@@ -139,9 +142,11 @@ impl Tokenizer {
     }
 }
 
-/// Trains a byte-level BPE vocabulary of at most `vocab_size` ids on texts; gives the content of its `tokenizer.json`.
+/// Trains a byte-level BPE vocabulary of at most `vocab_size` ids on texts; gives the content of
+/// its `tokenizer.json`.
 ///
-/// The same texts give the same bytes: words are counted in any order, but merges are chosen by count and then by ids.
+/// The same texts give the same bytes: words are counted in any order, but merges are chosen by
+/// count and then by ids.
 pub(crate) fn train(
     vocab_size: usize,
     texts: impl Iterator<Item = String> + Send,

@@ -52,7 +52,8 @@ impl Validation {
         &self.sources[source].name
     }
 
-    /// Windows of a source; 0 if it holds out fewer than two tokens. The last may be partly padding.
+    /// Windows of a source; 0 if it holds out fewer than two tokens. The last may be partly
+    /// padding.
     pub fn windows(&self, source: usize) -> u64 {
         self.tokens_predicted(source).div_ceil(self.seq_len as u64)
     }
@@ -62,21 +63,23 @@ impl Validation {
         self.sources[source].split.tokens.saturating_sub(1)
     }
 
-    /// Bytes of text that these targets stand for. With the sum of their negative log-likelihoods in nats,
-    /// `nll_sum / ln 2 / bytes` is the model's bits per byte.
+    /// Bytes of text that these targets stand for. With the sum of their negative log-likelihoods
+    /// in nats, `nll_sum / ln 2 / bytes` is the model's bits per byte.
     pub fn bytes(&self, source: usize) -> u64 {
         let split = &self.sources[source].split;
         split.bytes.saturating_sub(split.first_token_bytes)
     }
 
-    /// Bits per byte of the best model that ignores context: the entropy of the tokens' own frequencies. `None` without held-out text.
+    /// Bits per byte of the best model that ignores context: the entropy of the tokens' own
+    /// frequencies. `None` without held-out text.
     pub fn unigram_bits_per_byte(&self, source: usize) -> Option<f64> {
         let bytes = self.bytes(source);
         let bits = self.sources[source].split.unigram_bits * self.tokens_predicted(source) as f64;
         (bytes > 0).then(|| bits / bytes as f64)
     }
 
-    /// Reads windows of a source, one per row. Always with a mask: padding, which is the end-of-text token, does not count.
+    /// Reads windows of a source, one per row. Always with a mask: padding, which is the
+    /// end-of-text token, does not count.
     pub fn read(&self, source: usize, windows: Range<u64>) -> Result<Batch, DataError> {
         let there = if source < self.sources.len() {
             self.windows(source)

@@ -1,14 +1,19 @@
 //! Which source a slot of the sample stream is drawn from, in closed form.
 //!
-//! Slots come in blocks of 2^32. Weights become whole numbers of slots that sum to the block, `floor(C_s 2^32 + 1/2)` differences of the
-//! cumulative weights `C_s`, so that each block gives each source exactly its quota. Within a block a keyed permutation decides: slot `k` is sent to a position `p`,
-//! and source `s` owns the positions of its interval of the cumulative weights. The permutation is a scrambled bit reversal
-//! (Owen, "Randomly permuted (t,m,s)-nets and (t,s)-sequences", 1995): bit `i` of `k`, from the lowest, becomes bit `i` of `p`, from the
-//! highest, flipped by a keyed hash of the bits of `k` below it. Every aligned run of 2^m slots then visits each of the 2^m equal parts of the block once,
-//! so that any such run, however short, gives each source its share to within two slots. A plain shuffle of a block is right only at the block's end, which a small corpus never reaches.
-//! Simple shares come out regular, halves as strict turns: batches of one make-up are wanted, not chance.
+//! Slots come in blocks of 2^32. Weights become whole numbers of slots that sum to the block,
+//! `floor(C_s 2^32 + 1/2)` differences of the cumulative weights `C_s`, so that each block gives
+//! each source exactly its quota. Within a block a keyed permutation decides: slot `k` is sent to a
+//! position `p`, and source `s` owns the positions of its interval of the cumulative weights. The
+//! permutation is a scrambled bit reversal (Owen, "Randomly permuted (t,m,s)-nets and
+//! (t,s)-sequences", 1995): bit `i` of `k`, from the lowest, becomes bit `i` of `p`, from the
+//! highest, flipped by a keyed hash of the bits of `k` below it. Every aligned run of 2^m slots
+//! then visits each of the 2^m equal parts of the block once, so that any such run, however short,
+//! gives each source its share to within two slots. A plain shuffle of a block is right only at the
+//! block's end, which a small corpus never reaches. Simple shares come out regular, halves as
+//! strict turns: batches of one make-up are wanted, not chance.
 //!
-//! How often a source was drawn before a slot follows by counting along the bits of its interval's ends: no table, O(32).
+//! How often a source was drawn before a slot follows by counting along the bits of its interval's
+//! ends: no table, O(32).
 
 use super::permutation::{key, mix};
 
@@ -34,7 +39,8 @@ pub(crate) struct Draw {
 }
 
 impl Mixture {
-    /// Shares in proportion to `weights`: finite, none negative, not all zero. `None` if one that is not zero is below 2^-32 of their sum.
+    /// Shares in proportion to `weights`: finite, none negative, not all zero. `None` if one that
+    /// is not zero is below 2^-32 of their sum.
     pub(crate) fn new(weights: &[f64], seed: u64) -> Option<Self> {
         let total: f64 = weights.iter().sum();
         let mut cumulative = 0.0;
@@ -45,7 +51,8 @@ impl Mixture {
                 ((cumulative / total * BLOCK as f64).round() as u64).min(BLOCK)
             })
             .collect();
-        // Rounding of the sums must not leave positions without a source, nor give them to one of weight zero.
+        // Rounding of the sums must not leave positions without a source, nor give them to one of
+        // weight zero.
         let last = weights.iter().rposition(|&weight| weight > 0.0)?;
         ends[last..].fill(BLOCK);
         let mixture = Self {
@@ -91,8 +98,9 @@ impl Mixture {
 
     /// How many of the slots `0..slots` of a block are sent below `end`.
     ///
-    /// Walks from the highest bit of `end` down: where that bit is 1, all positions with a 0 there (and the same bits above) lie below. They are the
-    /// slots with certain low bits, which come every `2^(level + 1)` slots.
+    /// Walks from the highest bit of `end` down: where that bit is 1, all positions with a 0 there
+    /// (and the same bits above) lie below. They are the slots with certain low bits, which come
+    /// every `2^(level + 1)` slots.
     fn count_below(&self, end: u64, slots: u64) -> u64 {
         if end == BLOCK {
             return slots;

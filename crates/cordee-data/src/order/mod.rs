@@ -1,7 +1,9 @@
-//! The order of samples: from a position in the stream to a source, a window of its tokens and an epoch.
+//! The order of samples: from a position in the stream to a source, a window of its tokens and an
+//! epoch.
 //!
-//! A pure function of seed, weights and the number of windows: nothing is built at start, any position costs the same, and no state is
-//! kept but the step. Ranks are unknown here: they take ranges of one global stream.
+//! A pure function of seed, weights and the number of windows: nothing is built at start, any
+//! position costs the same, and no state is kept but the step. Ranks are unknown here: they take
+//! ranges of one global stream.
 
 mod mixture;
 mod permutation;
@@ -16,7 +18,8 @@ use crate::DataError;
 pub struct Sample {
     /// Index of the source.
     pub source: usize,
-    /// Index of the window: targets are the tokens `window * seq_len + 1 ..= (window + 1) * seq_len` of the training split.
+    /// Index of the window: targets are the tokens `window * seq_len + 1 ..= (window + 1) *
+    /// seq_len` of the training split.
     pub window: u64,
     /// How often all windows of the source were drawn before.
     pub epoch: u64,
@@ -31,10 +34,12 @@ pub struct Order {
 }
 
 impl Order {
-    /// The order in which sources with so many `windows` each are drawn. `weights` are relative shares of the stream, one per source;
-    /// in proportion to the windows when `None`. A source of weight 0 is never drawn; any other needs at least one window.
+    /// The order in which sources with so many `windows` each are drawn. `weights` are relative
+    /// shares of the stream, one per source; in proportion to the windows when `None`. A source of
+    /// weight 0 is never drawn; any other needs at least one window.
     ///
-    /// Sources are mixed evenly: any aligned run of a power of two of samples holds each source's share to within two samples.
+    /// Sources are mixed evenly: any aligned run of a power of two of samples holds each source's
+    /// share to within two samples.
     pub fn new(windows: Vec<u64>, weights: Option<&[f64]>, seed: u64) -> Result<Self, DataError> {
         let weights = match weights {
             Some(weights) => weights.to_vec(),

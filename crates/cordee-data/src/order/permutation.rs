@@ -1,15 +1,18 @@
 //! A keyed permutation of `0..n` in closed form: no table, any position in O(1).
 //!
-//! A Feistel network over the smallest even number of bits that holds `n` values, walked along its cycle until it lands inside
-//! (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Not for secrets: it only has to look shuffled.
+//! A Feistel network over the smallest even number of bits that holds `n` values, walked along its
+//! cycle until it lands inside (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002).
+//! Not for secrets: it only has to look shuffled.
 
 /// Rounds of the network; four already pass simple tests, eight leave a margin.
 const ROUNDS: usize = 8;
 
-/// Half the bits of the smallest network: below that, few of the permutations of a small set can occur.
+/// Half the bits of the smallest network: below that, few of the permutations of a small set can
+/// occur.
 const LEAST_HALF_BITS: u32 = 4;
 
-/// Mixes all bits of a word into all bits (the finaliser of `SplitMix64`; Steele, Lea and Flood, 2014). A bijection.
+/// Mixes all bits of a word into all bits (the finaliser of `SplitMix64`; Steele, Lea and Flood,
+/// 2014). A bijection.
 pub(crate) fn mix(word: u64) -> u64 {
     let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -241,7 +241,10 @@ fn validation_predicts_every_token_but_the_first_once() {
                     assert_eq!(batch.tokens[0], last);
                 }
                 previous_last = Some(batch.tokens[seq_len]);
-                let real = mask.iter().filter(|&&counts| counts == 1).count();
+                let real = mask
+                    .iter()
+                    .map(|&counts| usize::from(counts))
+                    .sum::<usize>();
                 assert!(
                     batch.tokens[real + 1..]
                         .iter()

@@ -1,11 +1,12 @@
-//! Text to a corpus: what is refused, what is written, what the cache does when it is hit, raced for and damaged.
+//! Text to a corpus: what is refused, what is written, what the cache does when it is hit, raced
+//! for and damaged.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::support::{Place, contents, did_tokenize, spec, text};
 use cordee_data::{
-    Corpus, DataError, PrepareSpec, SourceSpec, Stage, Validation, Vocabulary, prepare,
+    Corpus, DataError, Loader, PrepareSpec, SourceSpec, Stage, Validation, Vocabulary, prepare,
 };
 
 #[test]
@@ -44,11 +45,8 @@ fn every_byte_of_every_document_comes_back() {
         .filter(|&(_, &counts)| counts == 1);
     tokens.extend(counted.map(|(&token, _)| token));
     let first_held_out = corpus.sources()[1].train.documents as usize;
-    let expected: String = french
-        .split("\n\n")
-        .skip(first_held_out)
-        .map(|text| format!("{text}<|endoftext|>"))
-        .collect();
+    let held_out: Vec<&str> = french.split("\n\n").skip(first_held_out).collect();
+    let expected = held_out.join("<|endoftext|>") + "<|endoftext|>";
     assert_eq!(tokenizer.decode(&tokens).unwrap(), expected);
 }
 
@@ -112,7 +110,7 @@ fn a_directory_is_read_by_name_and_each_file_ends_a_document() {
     };
     let corpus = place.corpus(&spec);
     assert_eq!(corpus.sources()[0].train.documents, 2);
-    let loader = cordee_data::Loader::new(
+    let loader = Loader::new(
         &corpus,
         corpus.sources()[0].train.tokens as usize - 1,
         0,
@@ -125,6 +123,46 @@ fn a_directory_is_read_by_name_and_each_file_ends_a_document() {
         .decode(&loader.read(0..1).unwrap().tokens)
         .unwrap();
     assert_eq!(read, "first file<|endoftext|>second file<|endoftext|>");
+}
+
+#[test]
+fn the_cut_may_lie_in_any_file_of_a_directory() {
+    let place = Place::new();
+    let dir = place.dir.path().join("texts");
+    std::fs::create_dir(&dir).unwrap();
+    let files = [
+        ("a.txt", text("One", 5)),
+        ("b.txt", text("Two", 60)),
+        ("c.txt", text("Six", 1)),
+    ];
+    for (name, content) in &files {
+        std::fs::write(dir.join(name), content).unwrap();
+    }
+    let source = SourceSpec {
+        name: "dir".to_owned(),
+        path: dir,
+        document_separator: None,
+    };
+    let corpus = place.corpus(&spec(vec![source]));
+    let split = &corpus.sources()[0];
+    let read = |tokens: Vec<u32>| corpus.tokenizer().unwrap().decode(&tokens).unwrap();
+    let length = split.train.tokens as usize - 1;
+    let trained = Loader::new(&corpus, length, 0, None)
+        .unwrap()
+        .read(0..1)
+        .unwrap();
+    let length = split.validation.tokens as usize - 1;
+    let held_out = Validation::new(&corpus, length)
+        .unwrap()
+        .read(0, 0..1)
+        .unwrap();
+    // The second file is cut: its halves are a document each.
+    assert_eq!((split.train.documents, split.validation.documents), (2, 2));
+    let share = split.validation.bytes as f64 / (split.train.bytes + split.validation.bytes) as f64;
+    assert!((share - 0.1).abs() < 0.03, "{share}");
+    let joined = read(trained.tokens) + &read(held_out.tokens);
+    let all: String = files.into_iter().map(|(_, content)| content).collect();
+    assert_eq!(joined.replace("<|endoftext|>", ""), all);
 }
 
 #[test]
@@ -184,7 +222,8 @@ fn the_second_time_nothing_is_done() {
         matches!(stages.last(), Some(Stage::Cached { entry }) if entry == second.unwrap().entry())
     );
     assert!(!did_tokenize(&stages));
-    // Content is the key: the same text elsewhere is the same corpus, other text or settings are not.
+    // Content is the key: the same text elsewhere is the same corpus, other text or settings are
+    // not.
     let moved = place.source("moved", text("Dog", 100));
     let mut same = spec.clone();
     same.sources[0].path = moved.path;
@@ -306,16 +345,16 @@ fn damaged_entries_are_set_aside_and_made_again() {
         std::fs::remove_file(entry.join("000-validation.ends")).unwrap();
     });
     is_mended(false, "manifest.json", |entry| {
-        std::fs::remove_file(entry.join("manifest.json")).unwrap()
+        std::fs::remove_file(entry.join("manifest.json")).unwrap();
     });
     is_mended(false, "manifest.json does not match", |entry| {
-        flip(&entry.join("manifest.json"), 400)
+        flip(&entry.join("manifest.json"), 400);
     });
     is_mended(true, "000-train-00000.bin does not match", |entry| {
         flip(&entry.join("000-train-00000.bin"), 1500);
     });
     is_mended(true, "tokenizer.json does not match", |entry| {
-        flip(&entry.join("tokenizer.json"), 99)
+        flip(&entry.join("tokenizer.json"), 99);
     });
 }
 
@@ -395,7 +434,7 @@ fn figures_of_the_shipped_texts() {
     };
     let start = Instant::now();
     let corpus = prepare(&spec, &place.cache(), &mut |stage| {
-        println!("{:?} {stage:?}", start.elapsed())
+        println!("{:?} {stage:?}", start.elapsed());
     })
     .unwrap();
     println!("cold: {:?}", start.elapsed());
