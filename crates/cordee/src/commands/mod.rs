@@ -3,6 +3,7 @@
 mod checkpoint;
 mod config;
 mod generate;
+mod prepare;
 mod train;
 mod worker;
 

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use cordee_checkpoint as checkpoint;
 use cordee_config::{Loaded, Plan};
-use cordee_data::{Corpus, DataError, Loader, PrepareSpec, prepare};
+use cordee_data::Corpus;
 use cordee_launch::{Launch, Observer, Outcome, StopRequests, Stream};
 use cordee_memory::SharedMemory;
 use cordee_protocol::{ExitCode, WorkerMessage, names};
@@ -21,7 +21,7 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use super::config::load;
+use super::{config::load, prepare::prepare_data};
 use crate::{
     args::{ConfigArgs, TrainArgs},
     console::Console,
@@ -79,39 +79,6 @@ fn describe(plan: &Plan, last_step: u64) -> String {
         config.train.global_batch_size,
         plan.tokens_per_step,
     )
-}
-
-fn prepare_data(plan: &Plan, console: &mut Console) -> Result<Corpus, Failure> {
-    let data = &plan.config.data;
-    let cache = match &data.cache_dir {
-        Some(dir) => dir.clone(),
-        None => default_cache()?,
-    };
-    let spec = PrepareSpec::from(data);
-    let corpus = prepare(&spec, &cache, &mut |stage| console.preparing(&stage.to_string())).map_err(data_failure)?;
-    // What a rank would refuse is refused before there are ranks.
-    let weights: Option<Vec<f64>> = data.sources.iter().map(|source| source.weight).collect();
-    Loader::new(&corpus, data.seq_len, plan.config.train.seed, weights.as_deref()).map_err(data_failure)?;
-    Ok(corpus)
-}
-
-/// Data that cannot be used is the user's to change; data that cannot be read is the machine's.
-fn data_failure(error: DataError) -> Failure {
-    let code = match error {
-        DataError::Io(_) | DataError::Read { .. } | DataError::Damaged { .. } => ExitCode::Environment,
-        _ => ExitCode::Usage,
-    };
-    Failure::new(code, error)
-}
-
-fn default_cache() -> Result<PathBuf, Failure> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || absolute("HOME").map(|home| home.join(".cache"));
-    let cache = absolute("XDG_CACHE_HOME").or_else(home).map(|cache| cache.join("cordee"));
-    cache.ok_or_else(|| {
-        let error = anyhow!("neither XDG_CACHE_HOME nor HOME names a directory to keep tokenised data in");
-        Failure::new(ExitCode::Environment, error).with_hint("set data.cache_dir")
-    })
 }
 
 /// The checkpoint to go on from: the one named, or the newest valid one. What is passed over is said.
