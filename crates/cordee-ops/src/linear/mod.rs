@@ -34,8 +34,10 @@ pub fn backward(
     weight: View<'_>,
     dweight: &mut ViewMut<'_>,
 ) -> Result<Tensor> {
+    // First what only returns: a call that is refused leaves `dweight` as it was.
+    let dx = backward_input(&[Branch { dy, weight }])?;
     backward_weight(dy, x, dweight)?;
-    backward_input(&[Branch { dy, weight }])
+    Ok(dx)
 }
 
 /// Adds the weight's gradient dy^T x to `dweight` `[out, in]`, for `dy` `[n, out]` and `x`

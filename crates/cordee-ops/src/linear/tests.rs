@@ -145,4 +145,17 @@ fn wrong_shapes_are_named() {
     let mut view = ViewMut::from_slice(&mut dweight, &[4, 3]).unwrap();
     let error = backward(&x, &x, weight, &mut view).unwrap_err().to_string();
     assert_eq!(error, "linear: `dweight` has shape [4, 3], expected [4, 4]");
+    let mut dweight = [0.0_f32; 16];
+    let mut view = ViewMut::from_slice(&mut dweight, &[4, 4]).unwrap();
+    let ones = tensor::<f32>(&[1.0; 8], &[2, 4]);
+    let short = View::from_slice(&[0.0_f32; 9], &[3, 3]).unwrap();
+    let error = backward(&ones, &ones, short, &mut view)
+        .unwrap_err()
+        .to_string();
+    assert_eq!(error, "linear: `dy` has shape [2, 4], expected [2, 3]");
+    assert_eq!(
+        widen(&dweight),
+        vec![0.0; 16],
+        "a refused call wrote something"
+    );
 }
