@@ -41,11 +41,17 @@ pub fn differences(before: &Config, after: &Config) -> Vec<String> {
     let (before, after) = (decisive(before), decisive(after));
     let entries = |text: &str| -> BTreeMap<String, String> {
         let pairs = text.lines().filter_map(|line| line.split_once('='));
-        pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+        pairs
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect()
     };
     let (before, after) = (entries(&before), entries(&after));
     let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-    let value = |side: &BTreeMap<String, String>, key| side.get(key).cloned().unwrap_or_else(|| "not set".to_owned());
+    let value = |side: &BTreeMap<String, String>, key| {
+        side.get(key)
+            .cloned()
+            .unwrap_or_else(|| "not set".to_owned())
+    };
     keys.into_iter()
         .filter(|key| before.get(*key) != after.get(*key))
         .map(|key| format!("{key}: {} -> {}", value(&before, key), value(&after, key)))

@@ -16,8 +16,14 @@ impl Embedding {
 
     /// A table of `vocab_size` vectors of width `dim`.
     pub fn new(vocab_size: usize, dim: usize, init_std: f64) -> Self {
-        let table = Parameter::new("model.embed_tokens.weight", &[vocab_size, dim], Init::Normal { std: init_std });
-        Self { parameters: [table] }
+        let table = Parameter::new(
+            "model.embed_tokens.weight",
+            &[vocab_size, dim],
+            Init::Normal { std: init_std },
+        );
+        Self {
+            parameters: [table],
+        }
     }
 
     /// The table.
@@ -26,9 +32,16 @@ impl Embedding {
     }
 
     /// The vectors of the input tokens, `[rows × seq_len, dim]`.
-    pub fn forward(&self, context: &Context<'_>, weights: Weights<'_>) -> Result<Tensor, ModelError> {
+    pub fn forward(
+        &self,
+        context: &Context<'_>,
+        weights: Weights<'_>,
+    ) -> Result<Tensor, ModelError> {
         context.validate()?;
-        Ok(embedding::forward(context.inputs, weights.get(Self::TABLE))?)
+        Ok(embedding::forward(
+            context.inputs,
+            weights.get(Self::TABLE),
+        )?)
     }
 
     /// Adds the gradient of each token's vector. A tied head has added its own before.
@@ -38,6 +51,10 @@ impl Embedding {
         dy: &Tensor,
         gradients: &mut Gradients<'_, '_>,
     ) -> Result<(), ModelError> {
-        Ok(embedding::backward(context.inputs, dy, gradients.get(Self::TABLE))?)
+        Ok(embedding::backward(
+            context.inputs,
+            dy,
+            gradients.get(Self::TABLE),
+        )?)
     }
 }

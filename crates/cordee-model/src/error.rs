@@ -38,7 +38,9 @@ pub enum ModelError {
         found: usize,
     },
     /// A sequence longer than the rotary table.
-    #[error("sequence of {seq_len} tokens, but the model was built for at most {max}: raise `data.seq_len`")]
+    #[error(
+        "sequence of {seq_len} tokens, but the model was built for at most {max}: raise `data.seq_len`"
+    )]
     TooLong {
         /// Tokens in the sequence.
         seq_len: usize,

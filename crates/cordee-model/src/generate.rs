@@ -48,29 +48,53 @@ pub fn generate(
 }
 
 /// The logits that follow `tokens`.
-fn last_logits(model: &Model, parameters: &[View<'_>], tokens: &[u32]) -> Result<Vec<f32>, ModelError> {
-    let context = Context { rows: 1, seq_len: tokens.len(), inputs: tokens, targets: &[], loss_mask: None };
-    let mut x = model.embedding.forward(&context, Weights::new(parameters, model.ids(0)))?;
+fn last_logits(
+    model: &Model,
+    parameters: &[View<'_>],
+    tokens: &[u32],
+) -> Result<Vec<f32>, ModelError> {
+    let context = Context {
+        rows: 1,
+        seq_len: tokens.len(),
+        inputs: tokens,
+        targets: &[],
+        loss_mask: None,
+    };
+    let mut x = model
+        .embedding
+        .forward(&context, Weights::new(parameters, model.ids(0)))?;
     for (index, block) in model.blocks.iter().enumerate() {
-        x = block.forward(&context, Weights::new(parameters, model.ids(index + 1)), x)?.0;
+        x = block
+            .forward(&context, Weights::new(parameters, model.ids(index + 1)), x)?
+            .0;
     }
     let last = x.narrow(0, tokens.len() - 1, 1)?.contiguous()?;
     let head = model.segments() - 1;
-    let logits = model.head.logits(Weights::new(parameters, model.ids(head)), &last)?;
-    Ok(logits.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1()?)
+    let logits = model
+        .head
+        .logits(Weights::new(parameters, model.ids(head)), &last)?;
+    Ok(logits
+        .to_dtype(candle_core::DType::F32)?
+        .flatten_all()?
+        .to_vec1()?)
 }
 
 /// Draws a token: nucleus sampling (Holtzman et al., arXiv:1904.09751). `uniform` is in `[0, 1)`.
 fn choose(logits: &[f32], sampling: Sampling, uniform: f64) -> u32 {
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     // Ties go to the smaller token, so that the choice does not depend on the sort.
-    order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+    order.sort_by(|&a, &b| {
+        logits[b as usize]
+            .total_cmp(&logits[a as usize])
+            .then(a.cmp(&b))
+    });
     let likeliest = order[0];
     if sampling.temperature == 0.0 {
         return likeliest;
     }
     let top = f64::from(logits[likeliest as usize]);
-    let weight = |token: u32| ((f64::from(logits[token as usize]) - top) / sampling.temperature).exp();
+    let weight =
+        |token: u32| ((f64::from(logits[token as usize]) - top) / sampling.temperature).exp();
     let total: f64 = order.iter().map(|&token| weight(token)).sum();
     let mut nucleus = 0.0;
     let kept = order
@@ -111,7 +135,11 @@ mod tests {
     use super::*;
 
     fn sampling(temperature: f64, top_p: f64) -> Sampling {
-        Sampling { temperature, top_p, seed: 0 }
+        Sampling {
+            temperature,
+            top_p,
+            seed: 0,
+        }
     }
 
     #[test]

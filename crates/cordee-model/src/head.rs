@@ -25,10 +25,16 @@ impl Head {
     pub fn new(vocab_size: usize, dim: usize, config: &cordee_config::ModelConfig) -> Self {
         let mut parameters = vec![Parameter::new("model.norm.weight", &[dim], Init::Ones)];
         if !config.tie_embeddings {
-            let init = Init::Normal { std: config.init_std };
+            let init = Init::Normal {
+                std: config.init_std,
+            };
             parameters.push(Parameter::new("lm_head.weight", &[vocab_size, dim], init));
         }
-        Self { parameters, tied: config.tie_embeddings, norm_eps: config.norm_eps }
+        Self {
+            parameters,
+            tied: config.tie_embeddings,
+            norm_eps: config.norm_eps,
+        }
     }
 
     /// The parameters that are this segment's own.
@@ -43,14 +49,24 @@ impl Head {
 
     /// The logits of every position of `x`, `[n, vocab]`: for a few rows only.
     pub fn logits(&self, weights: Weights<'_>, x: &Tensor) -> Result<Tensor, ModelError> {
-        let Normed { y: normed, .. } = rms_norm::forward(x, weights.get(Self::NORM), self.norm_eps)?;
+        let Normed { y: normed, .. } =
+            rms_norm::forward(x, weights.get(Self::NORM), self.norm_eps)?;
         Ok(head::logits(&normed, weights.get(Self::OUTPUT))?)
     }
 
     /// The loss of each row of the micro-batch.
-    pub fn loss(&self, context: &Context<'_>, weights: Weights<'_>, x: &Tensor) -> Result<LossSum, ModelError> {
-        let Normed { y: normed, .. } = rms_norm::forward(x, weights.get(Self::NORM), self.norm_eps)?;
-        let targets = Targets { tokens: context.targets, mask: context.loss_mask };
+    pub fn loss(
+        &self,
+        context: &Context<'_>,
+        weights: Weights<'_>,
+        x: &Tensor,
+    ) -> Result<LossSum, ModelError> {
+        let Normed { y: normed, .. } =
+            rms_norm::forward(x, weights.get(Self::NORM), self.norm_eps)?;
+        let targets = Targets {
+            tokens: context.targets,
+            mask: context.loss_mask,
+        };
         Ok(head::loss(&normed, weights.get(Self::OUTPUT), &targets)?)
     }
 
@@ -63,11 +79,22 @@ impl Head {
         x: &Tensor,
         gradients: &mut Gradients<'_, '_>,
     ) -> Result<(LossSum, Tensor), ModelError> {
-        let Normed { y: normed, rstd } = rms_norm::forward(x, weights.get(Self::NORM), self.norm_eps)?;
-        let targets = Targets { tokens: context.targets, mask: context.loss_mask };
+        let Normed { y: normed, rstd } =
+            rms_norm::forward(x, weights.get(Self::NORM), self.norm_eps)?;
+        let targets = Targets {
+            tokens: context.targets,
+            mask: context.loss_mask,
+        };
         let output = gradients.get(Self::OUTPUT);
-        let (loss, dnormed) = head::loss_and_gradient(&normed, weights.get(Self::OUTPUT), &targets, output)?;
-        let norm = rms_norm::Backward { dy: &dnormed, x, weight: weights.get(Self::NORM), rstd: &rstd, residual: None };
+        let (loss, dnormed) =
+            head::loss_and_gradient(&normed, weights.get(Self::OUTPUT), &targets, output)?;
+        let norm = rms_norm::Backward {
+            dy: &dnormed,
+            x,
+            weight: weights.get(Self::NORM),
+            rstd: &rstd,
+            residual: None,
+        };
         Ok((loss, rms_norm::backward(&norm, gradients.get(Self::NORM))?))
     }
 }

@@ -41,13 +41,19 @@ pub(crate) struct LlamaBlock {
 
 impl LlamaBlock {
     pub(crate) fn new(layer: usize, config: &ModelConfig, rotary: Arc<rotary::Table>) -> Self {
-        let ModelConfig { dim, ffn, heads, .. } = *config;
+        let ModelConfig {
+            dim, ffn, heads, ..
+        } = *config;
         let kv_heads = config.kv_heads.unwrap_or(heads);
         let head_dim = config.head_dim.unwrap_or(dim / heads);
-        let normal = Init::Normal { std: config.init_std };
+        let normal = Init::Normal {
+            std: config.init_std,
+        };
         // Each block adds twice to the residual stream; starting these two smaller keeps its
         // variance from growing with depth (GPT-2, Radford et al. 2019, section 2.3).
-        let into_residual = Init::Normal { std: config.init_std / (2.0 * config.layers as f64).sqrt() };
+        let into_residual = Init::Normal {
+            std: config.init_std / (2.0 * config.layers as f64).sqrt(),
+        };
         let parameter = |name: &str, shape: &[usize], init| {
             Parameter::new(format!("model.layers.{layer}.{name}.weight"), shape, init)
         };
@@ -62,7 +68,14 @@ impl LlamaBlock {
             parameter("mlp.up_proj", &[ffn, dim], normal),
             parameter("mlp.down_proj", &[dim, ffn], into_residual),
         ];
-        Self { heads, kv_heads, head_dim, norm_eps: config.norm_eps, rotary, parameters }
+        Self {
+            heads,
+            kv_heads,
+            head_dim,
+            norm_eps: config.norm_eps,
+            rotary,
+            parameters,
+        }
     }
 
     fn scale(&self) -> f64 {
@@ -70,12 +83,22 @@ impl LlamaBlock {
     }
 
     /// `[n, heads × head_dim]` as `[rows, seq_len, heads, head_dim]`; no copy.
-    fn split_heads(&self, context: &Context<'_>, x: &Tensor, heads: usize) -> Result<Tensor, ModelError> {
+    fn split_heads(
+        &self,
+        context: &Context<'_>,
+        x: &Tensor,
+        heads: usize,
+    ) -> Result<Tensor, ModelError> {
         Ok(x.reshape((context.rows, context.seq_len, heads, self.head_dim))?)
     }
 
     /// The inverse of [`Self::split_heads`].
-    fn merge_heads(&self, context: &Context<'_>, x: &Tensor, heads: usize) -> Result<Tensor, ModelError> {
+    fn merge_heads(
+        &self,
+        context: &Context<'_>,
+        x: &Tensor,
+        heads: usize,
+    ) -> Result<Tensor, ModelError> {
         Ok(x.reshape((context.rows * context.seq_len, heads * self.head_dim))?)
     }
 }
@@ -85,21 +108,43 @@ impl Segment for LlamaBlock {
         &self.parameters
     }
 
-    fn forward(&self, context: &Context<'_>, weights: Weights<'_>, x: Tensor) -> Result<(Tensor, Saved), ModelError> {
+    fn forward(
+        &self,
+        context: &Context<'_>,
+        weights: Weights<'_>,
+        x: Tensor,
+    ) -> Result<(Tensor, Saved), ModelError> {
         let Normed { y: normed, rstd } =
             rms_norm::forward(&x, weights.get(ATTENTION_NORM), self.norm_eps)?;
         let project = |parameter, heads| {
-            self.split_heads(context, &linear::forward(&normed, weights.get(parameter))?, heads)
+            self.split_heads(
+                context,
+                &linear::forward(&normed, weights.get(parameter))?,
+                heads,
+            )
         };
         let positions = Positions::Rows(context.seq_len);
         let q = rotary::apply(&project(QUERY, self.heads)?, positions, &self.rotary)?;
         let k = rotary::apply(&project(KEY, self.kv_heads)?, positions, &self.rotary)?;
         let v = project(VALUE, self.kv_heads)?;
-        let Attended { out, lse } = attention::forward(&Inputs { q: &q, k: &k, v: &v, scale: self.scale() })?;
-        let mixed = linear::forward(&self.merge_heads(context, &out, self.heads)?, weights.get(OUTPUT))?;
+        let Attended { out, lse } = attention::forward(&Inputs {
+            q: &q,
+            k: &k,
+            v: &v,
+            scale: self.scale(),
+        })?;
+        let mixed = linear::forward(
+            &self.merge_heads(context, &out, self.heads)?,
+            weights.get(OUTPUT),
+        )?;
 
-        let (hidden, Normed { y: ffn_normed, rstd: ffn_rstd }) =
-            rms_norm::forward_residual(&x, &mixed, weights.get(FFN_NORM), self.norm_eps)?;
+        let (
+            hidden,
+            Normed {
+                y: ffn_normed,
+                rstd: ffn_rstd,
+            },
+        ) = rms_norm::forward_residual(&x, &mixed, weights.get(FFN_NORM), self.norm_eps)?;
         let gate = linear::forward(&ffn_normed, weights.get(GATE))?;
         let up = linear::forward(&ffn_normed, weights.get(UP))?;
         let activated = swiglu::forward(&gate, &up)?;
@@ -119,16 +164,36 @@ impl Segment for LlamaBlock {
         dy: Tensor,
         gradients: &mut Gradients<'_, '_>,
     ) -> Result<Tensor, ModelError> {
-        let [x, normed, rstd, q, k, v, out, lse, hidden, ffn_normed, ffn_rstd, gate, up, activated] =
-            saved.unpack(NAME)?;
+        let [
+            x,
+            normed,
+            rstd,
+            q,
+            k,
+            v,
+            out,
+            lse,
+            hidden,
+            ffn_normed,
+            ffn_rstd,
+            gate,
+            up,
+            activated,
+        ] = saved.unpack(NAME)?;
 
         let dactivated = linear::backward(&dy, &activated, weights.get(DOWN), gradients.get(DOWN))?;
         let (dgate, dup) = swiglu::backward(&dactivated, &gate, &up)?;
         linear::backward_weight(&dgate, &ffn_normed, gradients.get(GATE))?;
         linear::backward_weight(&dup, &ffn_normed, gradients.get(UP))?;
         let dffn_normed = linear::backward_input(&[
-            Branch { dy: &dgate, weight: weights.get(GATE) },
-            Branch { dy: &dup, weight: weights.get(UP) },
+            Branch {
+                dy: &dgate,
+                weight: weights.get(GATE),
+            },
+            Branch {
+                dy: &dup,
+                weight: weights.get(UP),
+            },
         ])?;
         let norm = rms_norm::Backward {
             dy: &dffn_normed,
@@ -140,10 +205,21 @@ impl Segment for LlamaBlock {
         let dhidden = rms_norm::backward(&norm, gradients.get(FFN_NORM))?;
 
         let attended = self.merge_heads(context, &out, self.heads)?;
-        let dattended = linear::backward(&dhidden, &attended, weights.get(OUTPUT), gradients.get(OUTPUT))?;
+        let dattended = linear::backward(
+            &dhidden,
+            &attended,
+            weights.get(OUTPUT),
+            gradients.get(OUTPUT),
+        )?;
         let dattended = self.split_heads(context, &dattended, self.heads)?;
-        let inputs = Inputs { q: &q, k: &k, v: &v, scale: self.scale() };
-        let attention::Gradients { dq, dk, dv } = attention::backward(&dattended, &inputs, &Attended { out, lse })?;
+        let inputs = Inputs {
+            q: &q,
+            k: &k,
+            v: &v,
+            scale: self.scale(),
+        };
+        let attention::Gradients { dq, dk, dv } =
+            attention::backward(&dattended, &inputs, &Attended { out, lse })?;
         let positions = Positions::Rows(context.seq_len);
         let dq = rotary::apply_backward(&dq, positions, &self.rotary)?;
         let dk = rotary::apply_backward(&dk, positions, &self.rotary)?;
@@ -155,9 +231,18 @@ impl Segment for LlamaBlock {
         linear::backward_weight(&dk, &normed, gradients.get(KEY))?;
         linear::backward_weight(&dv, &normed, gradients.get(VALUE))?;
         let dnormed = linear::backward_input(&[
-            Branch { dy: &dq, weight: weights.get(QUERY) },
-            Branch { dy: &dk, weight: weights.get(KEY) },
-            Branch { dy: &dv, weight: weights.get(VALUE) },
+            Branch {
+                dy: &dq,
+                weight: weights.get(QUERY),
+            },
+            Branch {
+                dy: &dk,
+                weight: weights.get(KEY),
+            },
+            Branch {
+                dy: &dv,
+                weight: weights.get(VALUE),
+            },
         ])?;
         let norm = rms_norm::Backward {
             dy: &dnormed,

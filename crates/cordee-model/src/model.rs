@@ -31,12 +31,22 @@ pub struct Model {
 impl Model {
     /// Builds the model that `config` describes, over `vocab_size` tokens and sequences of at most
     /// `max_seq_len`. The config has been validated.
-    pub fn new(config: &ModelConfig, vocab_size: usize, max_seq_len: usize) -> Result<Self, ModelError> {
+    pub fn new(
+        config: &ModelConfig,
+        vocab_size: usize,
+        max_seq_len: usize,
+    ) -> Result<Self, ModelError> {
         let ModelFamily::Llama = config.family;
         let head_dim = config.head_dim.unwrap_or(config.dim / config.heads);
-        let rotary = Arc::new(rotary::Table::new(head_dim, max_seq_len, config.rope_theta)?);
+        let rotary = Arc::new(rotary::Table::new(
+            head_dim,
+            max_seq_len,
+            config.rope_theta,
+        )?);
         let blocks = (0..config.layers)
-            .map(|layer| Box::new(LlamaBlock::new(layer, config, Arc::clone(&rotary))) as Box<dyn Segment>)
+            .map(|layer| {
+                Box::new(LlamaBlock::new(layer, config, Arc::clone(&rotary))) as Box<dyn Segment>
+            })
             .collect();
         let embedding = Embedding::new(vocab_size, config.dim, config.init_std);
         let head = Head::new(vocab_size, config.dim, config);
@@ -63,7 +73,14 @@ impl Model {
             let table = ids[0][0];
             ids.last_mut().expect("the head is a segment").push(table);
         }
-        Self { embedding, blocks, head, parameters, ids, max_seq_len }
+        Self {
+            embedding,
+            blocks,
+            head,
+            parameters,
+            ids,
+            max_seq_len,
+        }
     }
 
     /// All parameters, segment by segment.
@@ -106,13 +123,21 @@ impl Model {
 
     /// Where each parameter lies in a flat buffer.
     pub fn layout(&self, dtype: DType) -> Result<Layout, ModelError> {
-        let tensors = self.parameters.iter().map(|parameter| (parameter.name.clone(), parameter.shape.clone()));
+        let tensors = self
+            .parameters
+            .iter()
+            .map(|parameter| (parameter.name.clone(), parameter.shape.clone()));
         Ok(Layout::new(dtype, tensors)?)
     }
 
     /// Writes the initial weights. Each element depends on the seed, the parameter's name and its
     /// own index alone, so every rank computes the same without being told.
-    pub fn initialise(&self, layout: &Layout, buffer: &mut Buffer, seed: u64) -> Result<(), ModelError> {
+    pub fn initialise(
+        &self,
+        layout: &Layout,
+        buffer: &mut Buffer,
+        seed: u64,
+    ) -> Result<(), ModelError> {
         for (parameter, slot) in self.parameters.iter().zip(layout.slots()) {
             let mut view = buffer.slot_view_mut(slot)?;
             match parameter.init {

@@ -26,7 +26,11 @@ pub struct Parameter {
 impl Parameter {
     /// A parameter.
     pub fn new(name: impl Into<String>, shape: &[usize], init: Init) -> Self {
-        Self { name: name.into(), shape: shape.to_vec(), init }
+        Self {
+            name: name.into(),
+            shape: shape.to_vec(),
+            init,
+        }
     }
 
     /// Number of elements.

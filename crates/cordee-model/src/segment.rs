@@ -26,12 +26,25 @@ impl Context<'_> {
         let tokens = self.rows * self.seq_len;
         let counted = [
             ("inputs", self.inputs.len(), tokens),
-            ("targets", self.targets.len(), if self.targets.is_empty() { 0 } else { tokens }),
-            ("mask entries", self.loss_mask.map_or(tokens, <[u8]>::len), tokens),
+            (
+                "targets",
+                self.targets.len(),
+                if self.targets.is_empty() { 0 } else { tokens },
+            ),
+            (
+                "mask entries",
+                self.loss_mask.map_or(tokens, <[u8]>::len),
+                tokens,
+            ),
         ];
         for (what, found, expected) in counted {
             if found != expected {
-                return Err(ModelError::Batch { rows: self.rows, seq_len: self.seq_len, what, found });
+                return Err(ModelError::Batch {
+                    rows: self.rows,
+                    seq_len: self.seq_len,
+                    what,
+                    found,
+                });
             }
         }
         Ok(())
@@ -71,7 +84,11 @@ pub struct Gradients<'a, 'm> {
 impl<'a, 'm> Gradients<'a, 'm> {
     /// Lends those of `views` that `ids` names; `received` remembers which were asked for.
     pub fn new(views: &'a mut [ViewMut<'m>], ids: &'a [usize], received: &'a mut [bool]) -> Self {
-        Self { views, ids, received }
+        Self {
+            views,
+            ids,
+            received,
+        }
     }
 
     /// The gradient of the segment's parameter of index `local`.
@@ -94,11 +111,13 @@ impl Saved {
 
     /// Gives back exactly the `N` tensors that `segment` kept.
     pub fn unpack<const N: usize>(self, segment: &'static str) -> Result<[Tensor; N], ModelError> {
-        self.0.try_into().map_err(|tensors: Vec<Tensor>| ModelError::Saved {
-            segment,
-            expected: N,
-            found: tensors.len(),
-        })
+        self.0
+            .try_into()
+            .map_err(|tensors: Vec<Tensor>| ModelError::Saved {
+                segment,
+                expected: N,
+                found: tensors.len(),
+            })
     }
 }
 
@@ -108,7 +127,12 @@ pub trait Segment: Send + Sync {
     fn parameters(&self) -> &[Parameter];
 
     /// The output, and what the backward will need.
-    fn forward(&self, context: &Context<'_>, weights: Weights<'_>, x: Tensor) -> Result<(Tensor, Saved), ModelError>;
+    fn forward(
+        &self,
+        context: &Context<'_>,
+        weights: Weights<'_>,
+        x: Tensor,
+    ) -> Result<(Tensor, Saved), ModelError>;
 
     /// The gradient with respect to the input, given that of the output; adds to `gradients`.
     fn backward(

@@ -41,14 +41,21 @@ impl Case {
         let mut parameters = Buffer::zeroed(DType::F64, layout.len()).unwrap();
         model.initialise(&layout, &mut parameters, 5).unwrap();
         // Gains away from 1, so that one that is dropped shows.
-        for (index, value) in parameters.as_mut_slice::<f64>().unwrap().iter_mut().enumerate() {
+        for (index, value) in parameters
+            .as_mut_slice::<f64>()
+            .unwrap()
+            .iter_mut()
+            .enumerate()
+        {
             *value *= 1.0 + 0.2 * (index as f64).sin();
         }
         let token = |index: usize| ((index * index * 7 + 3 * index + 1) % VOCAB) as u32;
         Self {
             inputs: (0..ROWS * SEQ_LEN).map(token).collect(),
             targets: (0..ROWS * SEQ_LEN).map(|index| token(index + 5)).collect(),
-            mask: (0..ROWS * SEQ_LEN).map(|index| u8::from(index % 5 != 0)).collect(),
+            mask: (0..ROWS * SEQ_LEN)
+                .map(|index| u8::from(index % 5 != 0))
+                .collect(),
             model,
             layout,
             parameters,
@@ -66,7 +73,11 @@ impl Case {
     }
 
     fn views(&self) -> Vec<View<'_>> {
-        self.layout.slots().iter().map(|slot| self.parameters.slot_view(slot).unwrap()).collect()
+        self.layout
+            .slots()
+            .iter()
+            .map(|slot| self.parameters.slot_view(slot).unwrap())
+            .collect()
     }
 
     fn loss(&self) -> f64 {
@@ -76,7 +87,11 @@ impl Case {
         for (index, block) in self.model.blocks.iter().enumerate() {
             x = block.forward(&context, weights(index + 1), x).unwrap().0;
         }
-        self.model.head.loss(&context, weights(self.model.segments() - 1), &x).unwrap().nll_sum
+        self.model
+            .head
+            .loss(&context, weights(self.model.segments() - 1), &x)
+            .unwrap()
+            .nll_sum
     }
 
     fn gradient(&self) -> Buffer {
@@ -94,14 +109,33 @@ impl Case {
         }
         let head = self.model.segments() - 1;
         let mut lent = Gradients::new(&mut gradients, self.model.ids(head), &mut received);
-        let (_, mut dx) = self.model.head.loss_and_gradient(&context, weights(head), &x, &mut lent).unwrap();
+        let (_, mut dx) = self
+            .model
+            .head
+            .loss_and_gradient(&context, weights(head), &x, &mut lent)
+            .unwrap();
         for (index, block) in self.model.blocks.iter().enumerate().rev() {
             let mut lent = Gradients::new(&mut gradients, self.model.ids(index + 1), &mut received);
-            dx = block.backward(&context, weights(index + 1), kept.pop().unwrap(), dx, &mut lent).unwrap();
+            dx = block
+                .backward(
+                    &context,
+                    weights(index + 1),
+                    kept.pop().unwrap(),
+                    dx,
+                    &mut lent,
+                )
+                .unwrap();
         }
         let mut lent = Gradients::new(&mut gradients, self.model.ids(0), &mut received);
-        self.model.embedding.backward(&context, &dx, &mut lent).unwrap();
-        assert_eq!(received, vec![true; received.len()], "every parameter is reached");
+        self.model
+            .embedding
+            .backward(&context, &dx, &mut lent)
+            .unwrap();
+        assert_eq!(
+            received,
+            vec![true; received.len()],
+            "every parameter is reached"
+        );
         drop(gradients);
         buffer
     }
@@ -139,13 +173,32 @@ fn every_gradient_equals_its_finite_difference() {
 #[test]
 fn initial_weights_follow_the_seed_and_the_name_alone() {
     let deep = Model::new(&config(true), VOCAB, SEQ_LEN).unwrap();
-    let shallow = Model::new(&ModelConfig { layers: 1, ..config(true) }, VOCAB, SEQ_LEN).unwrap();
+    let shallow = Model::new(
+        &ModelConfig {
+            layers: 1,
+            ..config(true)
+        },
+        VOCAB,
+        SEQ_LEN,
+    )
+    .unwrap();
     let start = |model: &Model, seed| {
         let layout = model.layout(DType::F32).unwrap();
         let mut buffer = Buffer::zeroed(DType::F32, layout.len()).unwrap();
         model.initialise(&layout, &mut buffer, seed).unwrap();
-        let slot = layout.slot(layout.find("model.layers.0.self_attn.q_proj.weight").unwrap()).clone();
-        buffer.slot_view(&slot).unwrap().as_slice::<f32>().unwrap().to_vec()
+        let slot = layout
+            .slot(
+                layout
+                    .find("model.layers.0.self_attn.q_proj.weight")
+                    .unwrap(),
+            )
+            .clone();
+        buffer
+            .slot_view(&slot)
+            .unwrap()
+            .as_slice::<f32>()
+            .unwrap()
+            .to_vec()
     };
     assert_eq!(start(&deep, 1), start(&shallow, 1));
     assert_ne!(start(&deep, 1), start(&deep, 2));

@@ -48,7 +48,9 @@ impl ExitCode {
 
     /// The code behind a number, if it is one of ours.
     pub fn from_code(code: i32) -> Option<Self> {
-        Self::ALL.into_iter().find(|exit| i32::from(exit.code()) == code)
+        Self::ALL
+            .into_iter()
+            .find(|exit| i32::from(exit.code()) == code)
     }
 
     /// What the code means, in a few words.

@@ -12,4 +12,6 @@ mod message;
 
 pub use environment::{EnvironmentError, WorkerEnvironment, names};
 pub use exit::ExitCode;
-pub use message::{Banner, Evaluation, Failure, SourceEvaluation, StepProgress, Summary, WorkerMessage};
+pub use message::{
+    Banner, Evaluation, Failure, SourceEvaluation, StepProgress, Summary, WorkerMessage,
+};

@@ -163,7 +163,10 @@ mod tests {
 
     #[test]
     fn a_message_is_one_line_and_reads_back() {
-        let message = WorkerMessage::Warning { rank: 1, text: "two\nlines".to_owned() };
+        let message = WorkerMessage::Warning {
+            rank: 1,
+            text: "two\nlines".to_owned(),
+        };
         let line = message.to_line();
         assert_eq!(line.matches('\n').count(), 1);
         assert_eq!(WorkerMessage::from_line(&line).unwrap(), message);

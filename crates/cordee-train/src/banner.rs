@@ -12,10 +12,21 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
     let (plan, corpus) = (run.plan, run.corpus);
     let config = &plan.config;
     let shape = &config.model;
-    let tied = if shape.tie_embeddings { ", tied embeddings" } else { "" };
+    let tied = if shape.tie_embeddings {
+        ", tied embeddings"
+    } else {
+        ""
+    };
     let tokens = plan.tokens_per_step * config.train.steps.0;
-    let train_tokens: u64 = corpus.sources().iter().map(|source| source.train.tokens).sum();
-    let sources = corpus.sources().iter().map(|source| format!("{} {}", source.name, count(source.train.tokens)));
+    let train_tokens: u64 = corpus
+        .sources()
+        .iter()
+        .map(|source| source.train.tokens)
+        .sum();
+    let sources = corpus
+        .sources()
+        .iter()
+        .map(|source| format!("{} {}", source.name, count(source.train.tokens)));
     let lines = [
         (
             "model",
@@ -29,8 +40,18 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
                 corpus.vocab_size()
             ),
         ),
-        ("parameters", format!("{}{tied}", count(model.parameter_count() as u64))),
-        ("data", format!("{} tokens: {}", count(train_tokens), sources.collect::<Vec<_>>().join(", "))),
+        (
+            "parameters",
+            format!("{}{tied}", count(model.parameter_count() as u64)),
+        ),
+        (
+            "data",
+            format!(
+                "{} tokens: {}",
+                count(train_tokens),
+                sources.collect::<Vec<_>>().join(", ")
+            ),
+        ),
         (
             "batch",
             format!(
@@ -63,26 +84,46 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
                 config.train.seed
             ),
         ),
-        ("precision", "f32: weights, activations, gradients, moments".to_owned()),
-        ("ranks", format!("{} on the CPU, {} each, shared memory", plan.world_size, threads(config.parallel.threads.unwrap_or(1)))),
+        (
+            "precision",
+            "f32: weights, activations, gradients, moments".to_owned(),
+        ),
+        (
+            "ranks",
+            format!(
+                "{} on the CPU, {} each, shared memory",
+                plan.world_size,
+                threads(config.parallel.threads.unwrap_or(1))
+            ),
+        ),
         ("run", run.run_dir.display().to_string()),
         ("start", start(run.resume, first_step)),
     ];
     Banner {
-        lines: lines.into_iter().map(|(label, text)| (label.to_owned(), text)).collect(),
+        lines: lines
+            .into_iter()
+            .map(|(label, text)| (label.to_owned(), text))
+            .collect(),
         first_step,
         last_step: run.last_step,
     }
 }
 
 fn threads(threads: usize) -> String {
-    if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") }
+    if threads == 1 {
+        "1 thread".to_owned()
+    } else {
+        format!("{threads} threads")
+    }
 }
 
 fn start(resume: Option<&Path>, first_step: u64) -> String {
     match resume {
         None => "step 0, fresh weights".to_owned(),
-        Some(checkpoint) => format!("resumed after step {first_step} from {}", checkpoint.display()),
+        Some(checkpoint) => format!(
+            "resumed after step {first_step} from {}",
+            checkpoint.display()
+        ),
     }
 }
 

@@ -5,7 +5,9 @@
 
 use std::{path::Path, path::PathBuf, time::Duration};
 
-use cordee_checkpoint::{self as checkpoint, Checkpoint, CheckpointError, CommitInfo, Plan as WritePlan, TensorSpec};
+use cordee_checkpoint::{
+    self as checkpoint, Checkpoint, CheckpointError, CommitInfo, Plan as WritePlan, TensorSpec,
+};
 use cordee_comm::ProcessGroup;
 use cordee_memory::{Buffer, Layout};
 use serde::{Deserialize, Serialize};
@@ -42,16 +44,22 @@ pub(crate) enum Saved {
         path: PathBuf,
         /// Bytes of all files.
         bytes: u64,
+        /// What went wrong afterwards, on rank 0: the checkpoint is durable all the same.
+        warning: Option<String>,
     },
-    /// It was given up; the checkpoints before it are untouched. The ranks that know why say so.
+    /// It was given up; the checkpoints before it are untouched.
     Abandoned {
-        /// Why, if this rank knows.
-        why: Option<String>,
+        /// Which ranks could not do their part, and why.
+        why: String,
     },
 }
 
 impl Checkpoints {
-    pub(crate) fn new(run_dir: &Path, state: &TrainState, plan: &cordee_config::Plan) -> Result<Self, TrainError> {
+    pub(crate) fn new(
+        run_dir: &Path,
+        state: &TrainState,
+        plan: &cordee_config::Plan,
+    ) -> Result<Self, TrainError> {
         let config = &plan.config.checkpoint;
         Ok(Self {
             dir: run_dir.join("checkpoints"),
@@ -71,7 +79,11 @@ impl Checkpoints {
         group: &mut dyn ProcessGroup,
     ) -> Result<Saved, TrainError> {
         let rank = group.rank();
-        let begun = if rank == 0 { checkpoint::begin(&self.dir, state.step).map(drop) } else { Ok(()) };
+        let begun = if rank == 0 {
+            checkpoint::begin(&self.dir, state.step).map(drop)
+        } else {
+            Ok(())
+        };
         if let Some(abandoned) = self.agree(state.step, begun.err(), group)? {
             return Ok(abandoned);
         }
@@ -80,7 +92,11 @@ impl Checkpoints {
         if let Some(abandoned) = self.agree(state.step, written.err(), group)? {
             return Ok(abandoned);
         }
-        let committed = if rank == 0 { self.commit(&temporary, run).map(Some) } else { Ok(None) };
+        let committed = if rank == 0 {
+            self.commit(&temporary, run).map(Some)
+        } else {
+            Ok(None)
+        };
         let (committed, error) = match committed {
             Ok(committed) => (committed, None),
             Err(error) => (None, Some(error)),
@@ -89,7 +105,15 @@ impl Checkpoints {
             return Ok(abandoned);
         }
         let path = checkpoint::committed_path(&self.dir, state.step);
-        Ok(Saved::Committed { path, bytes: committed.map_or(0, |committed| committed.bytes) })
+        let (bytes, warning) = committed.map_or((0, None), |committed| {
+            let hint = committed.warning.map(|error| error.to_string());
+            (committed.bytes, hint.or_else(|| self.retain()))
+        });
+        Ok(Saved::Committed {
+            path,
+            bytes,
+            warning,
+        })
     }
 
     /// Whether all ranks succeeded so far; if not, rank 0 clears the attempt away.
@@ -99,37 +123,79 @@ impl Checkpoints {
         error: Option<CheckpointError>,
         group: &mut dyn ProcessGroup,
     ) -> Result<Option<Saved>, TrainError> {
-        let mut failures = [f64::from(u8::from(error.is_some()))];
-        group.sum_scalars(&mut failures)?;
-        if failures[0] == 0.0 {
+        let own = error.map_or_else(String::new, |error| error.to_string());
+        let all = group.gather_bytes(own.as_bytes())?;
+        let failed = all.iter().enumerate().filter(|(_, text)| !text.is_empty());
+        let mut why: Vec<String> = failed
+            .map(|(rank, text)| format!("rank {rank}: {}", String::from_utf8_lossy(text)))
+            .collect();
+        if why.is_empty() {
             return Ok(None);
         }
-        let mut why = error.map(|error| error.to_string());
         if group.rank() == 0
             && let Err(error) = checkpoint::abandon(&checkpoint::temporary_path(&self.dir, step))
         {
-            why.get_or_insert_with(|| error.to_string());
+            why.push(format!("clearing the attempt away: {error}"));
         }
-        Ok(Some(Saved::Abandoned { why }))
+        Ok(Some(Saved::Abandoned {
+            why: why.join("; "),
+        }))
     }
 
-    fn write_share(&self, temporary: &Path, rank: usize, state: &TrainState) -> Result<(), CheckpointError> {
+    fn write_share(
+        &self,
+        temporary: &Path,
+        rank: usize,
+        state: &TrainState,
+    ) -> Result<(), CheckpointError> {
         let whole = state.persistent().map(|(_, buffer)| buffer.as_bytes());
         let memory_hash = checkpoint::hash_memory(&whole);
         let bytes_of = |name: &str| tensor_bytes(state, name);
-        checkpoint::write_shard(temporary, rank, &self.plan, &bytes_of, Some(memory_hash), self.piece_size).map(drop)
+        checkpoint::write_shard(
+            temporary,
+            rank,
+            &self.plan,
+            &bytes_of,
+            Some(memory_hash),
+            self.piece_size,
+        )
+        .map(drop)
     }
 
-    fn commit(&self, temporary: &Path, run: &RunState) -> Result<checkpoint::Committed, CheckpointError> {
+    fn commit(
+        &self,
+        temporary: &Path,
+        run: &RunState,
+    ) -> Result<checkpoint::Committed, CheckpointError> {
         let info = CommitInfo {
             step: run.step,
             plan: &self.plan,
             state: serde_json::to_value(run).expect("a run state holds nothing that JSON cannot"),
             deadline: self.deadline,
         };
-        let committed = checkpoint::commit(temporary, &info)?;
-        checkpoint::retain(&self.dir, self.keep)?;
-        Ok(committed)
+        checkpoint::commit(temporary, &info)
+    }
+
+    /// Removes what is older than what is kept. That it fails is worth a word, not the checkpoint.
+    fn retain(&self) -> Option<String> {
+        checkpoint::retain(&self.dir, self.keep)
+            .err()
+            .map(|error| format!("old checkpoints stay: {error}"))
+    }
+
+    /// Checks that `checkpoints` more of them fit on the disk.
+    pub(crate) fn check_room(&self, checkpoints: u64) -> Result<(), TrainError> {
+        let needed = checkpoints * checkpoint::space_needed(&self.plan)?;
+        let free = checkpoint::free_space(&self.dir)?;
+        if free >= needed {
+            return Ok(());
+        }
+        Err(TrainError::NoRoom {
+            path: self.dir.clone(),
+            checkpoints,
+            needed,
+            free,
+        })
     }
 }
 
@@ -137,7 +203,10 @@ impl Checkpoints {
 pub(crate) fn restore(path: &Path, state: &mut TrainState) -> Result<RunState, TrainError> {
     let checkpoint = Checkpoint::open(path)?;
     let run: RunState = serde_json::from_value(checkpoint.state().clone()).map_err(|error| {
-        TrainError::ForeignCheckpoint { path: path.to_owned(), why: format!("its state cannot be read: {error}") }
+        TrainError::ForeignCheckpoint {
+            path: path.to_owned(),
+            why: format!("its state cannot be read: {error}"),
+        }
     })?;
     let layout = state.layout.clone();
     for (prefix, buffer) in state.persistent_mut() {
@@ -164,17 +233,31 @@ fn read_tensors(
     let width = layout.dtype().size_in_bytes();
     for slot in layout.slots() {
         let name = format!("{prefix}{}", slot.name());
-        let foreign = |why| TrainError::ForeignCheckpoint { path: path.to_owned(), why };
-        match checkpoint.tensors().iter().find(|tensor| tensor.name == name) {
+        let foreign = |why| TrainError::ForeignCheckpoint {
+            path: path.to_owned(),
+            why,
+        };
+        match checkpoint
+            .tensors()
+            .iter()
+            .find(|tensor| tensor.name == name)
+        {
             None => return Err(foreign(format!("it has no tensor `{name}`"))),
             Some(tensor) if tensor.shape != slot.shape() => {
-                let why = format!("`{name}` is {:?} there and {:?} here", tensor.shape, slot.shape());
+                let why = format!(
+                    "`{name}` is {:?} there and {:?} here",
+                    tensor.shape,
+                    slot.shape()
+                );
                 return Err(foreign(why));
             }
             Some(_) => {}
         }
         let range = slot.range();
-        checkpoint.read(&name, &mut buffer.as_mut_bytes()[range.start * width..range.end * width])?;
+        checkpoint.read(
+            &name,
+            &mut buffer.as_mut_bytes()[range.start * width..range.end * width],
+        )?;
     }
     Ok(())
 }
@@ -188,14 +271,20 @@ pub(crate) fn tensor_specs(state: &TrainState) -> Vec<TensorSpec> {
             shape: slot.shape().to_vec(),
         })
     };
-    state.persistent().into_iter().flat_map(|(prefix, _)| named(prefix)).collect()
+    state
+        .persistent()
+        .into_iter()
+        .flat_map(|(prefix, _)| named(prefix))
+        .collect()
 }
 
 fn tensor_bytes<'a>(state: &'a TrainState, name: &str) -> &'a [u8] {
     let width = state.layout.dtype().size_in_bytes();
     // Longest prefix first: the weights' is empty.
     for (prefix, buffer) in state.persistent().into_iter().rev() {
-        let slot = name.strip_prefix(prefix).and_then(|name| state.layout.find(name));
+        let slot = name
+            .strip_prefix(prefix)
+            .and_then(|name| state.layout.find(name));
         if let Some(index) = slot {
             let range = state.layout.slot(index).range();
             return &buffer.as_bytes()[range.start * width..range.end * width];

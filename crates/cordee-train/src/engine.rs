@@ -16,7 +16,10 @@ pub(crate) struct Engine<'m> {
 
 impl<'m> Engine<'m> {
     pub(crate) fn new(model: &'m Model) -> Self {
-        Self { model, received: vec![false; model.parameters().len()] }
+        Self {
+            model,
+            received: vec![false; model.parameters().len()],
+        }
     }
 
     /// The first parameter that no backward has touched.
@@ -46,7 +49,10 @@ impl<'m> Engine<'m> {
 
         let head = model.segments() - 1;
         let mut lent = Gradients::new(gradients, model.ids(head), &mut self.received);
-        let (loss, mut dx) = model.head.loss_and_gradient(&context, weights(head), &x, &mut lent)?;
+        let (loss, mut dx) =
+            model
+                .head
+                .loss_and_gradient(&context, weights(head), &x, &mut lent)?;
         drop(x);
         for (index, block) in model.blocks.iter().enumerate().rev() {
             let saved = kept.pop().expect("one for each block");
@@ -59,7 +65,11 @@ impl<'m> Engine<'m> {
     }
 
     /// The loss of a micro-batch alone.
-    pub(crate) fn loss(&self, batch: &Batch, parameters: &[View<'_>]) -> Result<LossSum, TrainError> {
+    pub(crate) fn loss(
+        &self,
+        batch: &Batch,
+        parameters: &[View<'_>],
+    ) -> Result<LossSum, TrainError> {
         let tokens = Split::of(batch);
         let context = tokens.context(batch);
         let model = self.model;
@@ -68,7 +78,9 @@ impl<'m> Engine<'m> {
         for (index, block) in model.blocks.iter().enumerate() {
             x = block.forward(&context, weights(index + 1), x)?.0;
         }
-        Ok(model.head.loss(&context, weights(model.segments() - 1), &x)?)
+        Ok(model
+            .head
+            .loss(&context, weights(model.segments() - 1), &x)?)
     }
 }
 
@@ -82,7 +94,10 @@ impl Split {
     fn of(batch: &Batch) -> Self {
         let rows = || batch.tokens.chunks_exact(batch.seq_len + 1);
         Self {
-            inputs: rows().flat_map(|row| &row[..batch.seq_len]).copied().collect(),
+            inputs: rows()
+                .flat_map(|row| &row[..batch.seq_len])
+                .copied()
+                .collect(),
             targets: rows().flat_map(|row| &row[1..]).copied().collect(),
         }
     }

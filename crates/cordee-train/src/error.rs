@@ -56,7 +56,9 @@ pub enum TrainError {
         why: &'static str,
     },
     /// Nothing in the batch counts towards the loss.
-    #[error("step {step} has no trained token: the loss mask of its {samples} sequences is zero everywhere")]
+    #[error(
+        "step {step} has no trained token: the loss mask of its {samples} sequences is zero everywhere"
+    )]
     NothingTrained {
         /// The step.
         step: u64,
@@ -71,6 +73,18 @@ pub enum TrainError {
         /// What differs.
         why: String,
     },
+    /// Checkpoints would not fit on the disk.
+    #[error("no room for {checkpoints} checkpoints in {path}: {needed} bytes needed, {free} free", path = path.display())]
+    NoRoom {
+        /// Where they go.
+        path: PathBuf,
+        /// How many should fit.
+        checkpoints: u64,
+        /// Bytes they need.
+        needed: u64,
+        /// Bytes there are.
+        free: u64,
+    },
     /// The last state could not be saved.
     #[error("the checkpoint of step {step} could not be written: {why}")]
     NotSaved {
@@ -82,7 +96,9 @@ pub enum TrainError {
 }
 
 fn first_parameter(parameter: Option<&str>) -> String {
-    parameter.map_or_else(String::new, |name| format!("; the first gradient that is not finite is that of `{name}`"))
+    parameter.map_or_else(String::new, |name| {
+        format!("; the first gradient that is not finite is that of `{name}`")
+    })
 }
 
 impl TrainError {
@@ -91,6 +107,7 @@ impl TrainError {
         match self {
             Self::Diverged { .. } => ExitCode::Diverged,
             Self::ForeignCheckpoint { .. } | Self::NothingTrained { .. } => ExitCode::Usage,
+            Self::NoRoom { .. } => ExitCode::Environment,
             _ => ExitCode::Failed,
         }
     }
@@ -101,11 +118,16 @@ impl TrainError {
             Self::Diverged { .. } => Some(
                 "lower `optimizer.lr`, lengthen `schedule.warmup_steps`, or resume from the last checkpoint with either changed",
             ),
-            Self::MissingGradient { .. } => Some("a segment's backward does not reach this parameter"),
-            Self::ForeignCheckpoint { .. } => {
-                Some("resume with the config and data the run began with, or choose another --run-dir")
+            Self::MissingGradient { .. } => {
+                Some("a segment's backward does not reach this parameter")
             }
-            Self::NotSaved { .. } => Some("free some space, then resume with --resume: older checkpoints are untouched"),
+            Self::ForeignCheckpoint { .. } => Some(
+                "resume with the config and data the run began with, or choose another --run-dir",
+            ),
+            Self::NoRoom { .. } => Some("free some space, or choose another --run-dir"),
+            Self::NotSaved { .. } => {
+                Some("free some space, then resume with --resume: older checkpoints are untouched")
+            }
             _ => None,
         }
     }

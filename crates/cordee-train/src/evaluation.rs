@@ -39,7 +39,10 @@ pub(crate) fn evaluate(
     }
     group.sum_scalars(&mut nll_sums)?;
 
-    let tokens: u64 = sources.clone().map(|source| validation.tokens_predicted(source)).sum();
+    let tokens: u64 = sources
+        .clone()
+        .map(|source| validation.tokens_predicted(source))
+        .sum();
     let evaluated = sources.map(|source| SourceEvaluation {
         name: validation.name(source).to_owned(),
         loss: nll_sums[source] / validation.tokens_predicted(source) as f64,

@@ -18,11 +18,17 @@ use crate::{
 
 /// The folder of traces, or nothing and a word where there is none.
 fn golden(family: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/golden").join(family);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../../shared/golden")
+        .join(family);
     if path.exists() {
         return Some(path);
     }
-    assert!(std::env::var_os("CI").is_none(), "{} is missing, and CI must run it", path.display());
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "{} is missing, and CI must run it",
+        path.display()
+    );
     println!("skipped: no PyTorch traces beside this checkout");
     None
 }
@@ -51,7 +57,9 @@ fn relative(found: f64, expected: f64) -> f64 {
 #[test]
 fn llama_trains_as_in_pytorch() {
     let Some(dir) = golden("llama") else { return };
-    let json = |name: &str| -> Value { serde_json::from_slice(&std::fs::read(dir.join(name)).unwrap()).unwrap() };
+    let json = |name: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(dir.join(name)).unwrap()).unwrap()
+    };
     let (config, trace) = (json("config.json"), json("trace.json"));
     let size = |key: &str| trace[key].as_u64().unwrap() as usize;
     let (micro_batches, rows, seq_len) = (size("micro_batches"), size("rows"), size("seq"));
@@ -60,7 +68,11 @@ fn llama_trains_as_in_pytorch() {
     let model = Model::new(&model_config(&config), vocab_size, seq_len).unwrap();
     let mut state = TrainState::new(&model, &mut SharedMemoryGroup::solo()).unwrap();
     let file = std::fs::read(dir.join("model.safetensors")).unwrap();
-    let weights: HashMap<String, _> = SafeTensors::deserialize(&file).unwrap().tensors().into_iter().collect();
+    let weights: HashMap<String, _> = SafeTensors::deserialize(&file)
+        .unwrap()
+        .tensors()
+        .into_iter()
+        .collect();
     assert_eq!(weights.len(), model.parameters().len());
     for slot in state.layout.slots() {
         let bytes = weights[slot.name()].data();
@@ -78,7 +90,9 @@ fn llama_trains_as_in_pytorch() {
         .map(|bytes| u32::from_le_bytes(bytes.try_into().unwrap()))
         .collect();
     let masks = batches.tensor("loss_mask").unwrap().data();
-    let mut micro_batch = tokens.chunks_exact(rows * (seq_len + 1)).zip(masks.chunks_exact(rows * seq_len));
+    let mut micro_batch = tokens
+        .chunks_exact(rows * (seq_len + 1))
+        .zip(masks.chunks_exact(rows * seq_len));
 
     let optimizer_config = OptimizerConfig::default();
     let mut engine = Engine::new(&model);
@@ -96,7 +110,9 @@ fn llama_trains_as_in_pytorch() {
                 loss_mask: Some(mask.to_vec()),
                 sources: vec![0; rows],
             };
-            let loss = engine.forward_backward(&batch, &views, &mut gradients).unwrap();
+            let loss = engine
+                .forward_backward(&batch, &views, &mut gradients)
+                .unwrap();
             nll += loss.nll_sum;
             trained += loss.trained as f64;
         }
@@ -106,8 +122,19 @@ fn llama_trains_as_in_pytorch() {
         assert_eq!(trained, number("tokens_trained"));
         worst_loss = worst_loss.max(relative(nll / trained, number("loss")));
         worst_norm = worst_norm.max(relative(grad_norm, number("grad_norm")));
-        let update = Update { step: index as u64 + 1, lr: number("lr"), tokens_trained: trained };
-        optimizer::apply(&optimizer_config, model.parameters(), &mut state, &update, grad_norm).unwrap();
+        let update = Update {
+            step: index as u64 + 1,
+            lr: number("lr"),
+            tokens_trained: trained,
+        };
+        optimizer::apply(
+            &optimizer_config,
+            model.parameters(),
+            &mut state,
+            &update,
+            grad_norm,
+        )
+        .unwrap();
         state.gradients.fill_zero();
     }
     println!("largest relative difference: loss {worst_loss:.1e}, gradient norm {worst_norm:.1e}");

@@ -21,7 +21,9 @@ pub(crate) struct Update {
 
 /// The norm of the mean gradient.
 pub(crate) fn gradient_norm(state: &TrainState, tokens_trained: f64) -> Result<f64, TrainError> {
-    let whole = state.gradients.view(0..state.layout.len(), &[state.layout.len()])?;
+    let whole = state
+        .gradients
+        .view(0..state.layout.len(), &[state.layout.len()])?;
     Ok(gradient_norm::sum_of_squares(whole)?.sqrt() / tokens_trained)
 }
 
@@ -55,7 +57,11 @@ pub(crate) fn apply(
             beta1: config.betas[0],
             beta2: config.betas[1],
             eps: config.eps,
-            weight_decay: if parameter.decays() { config.weight_decay } else { 0.0 },
+            weight_decay: if parameter.decays() {
+                config.weight_decay
+            } else {
+                0.0
+            },
             step: update.step,
             gradient_scale: clip / update.tokens_trained,
         };
@@ -72,5 +78,9 @@ pub(crate) fn apply(
 /// What a gradient of norm `grad_norm` is multiplied by; the same small number is added to the norm
 /// as in `torch.nn.utils.clip_grad_norm_`.
 pub(crate) fn clip_factor(max_norm: f64, grad_norm: f64) -> f64 {
-    if max_norm == 0.0 { 1.0 } else { (max_norm / (grad_norm + 1e-6)).min(1.0) }
+    if max_norm == 0.0 {
+        1.0
+    } else {
+        (max_norm / (grad_norm + 1e-6)).min(1.0)
+    }
 }

@@ -15,9 +15,21 @@ pub(crate) fn sample(
     max_tokens: usize,
     seed: u64,
 ) -> Result<String, TrainError> {
-    let sampling = Sampling { temperature: 0.8, top_p: 0.95, seed };
+    let sampling = Sampling {
+        temperature: 0.8,
+        top_p: 0.95,
+        seed,
+    };
     let mut tokens = Vec::new();
     let prompt = tokenizer.encode(prompt)?;
-    generate(model, parameters, &prompt, max_tokens, tokenizer.end_of_text(), sampling, |token| tokens.push(token))?;
+    generate(
+        model,
+        parameters,
+        &prompt,
+        max_tokens,
+        tokenizer.end_of_text(),
+        sampling,
+        |token| tokens.push(token),
+    )?;
     Ok(tokenizer.decode(&tokens)?)
 }

@@ -45,7 +45,11 @@ impl TrainState {
 
     /// What must be equal on every rank, and is saved: weights and moments.
     pub(crate) fn persistent(&self) -> [(&'static str, &Buffer); 3] {
-        [("", &self.parameters), (FIRST_MOMENT, &self.first_moment), (SECOND_MOMENT, &self.second_moment)]
+        [
+            ("", &self.parameters),
+            (FIRST_MOMENT, &self.first_moment),
+            (SECOND_MOMENT, &self.second_moment),
+        ]
     }
 
     /// The same, to be filled.
@@ -59,8 +63,15 @@ impl TrainState {
 }
 
 /// A view of each tensor of `layout` in `buffer`.
-pub(crate) fn parameter_views<'a>(layout: &Layout, buffer: &'a Buffer) -> Result<Vec<View<'a>>, TrainError> {
-    Ok(layout.slots().iter().map(|slot| buffer.slot_view(slot)).collect::<Result<_, _>>()?)
+pub(crate) fn parameter_views<'a>(
+    layout: &Layout,
+    buffer: &'a Buffer,
+) -> Result<Vec<View<'a>>, TrainError> {
+    Ok(layout
+        .slots()
+        .iter()
+        .map(|slot| buffer.slot_view(slot))
+        .collect::<Result<_, _>>()?)
 }
 
 // Prefixes of tensor names in a checkpoint; weights go by their own names.

@@ -57,7 +57,11 @@ pub fn train(
     let model = Model::new(&config.model, run.corpus.vocab_size(), config.data.seq_len)?;
     let mut trainer = Trainer::prepare(run, &model, group, tell)?;
     let stopped = trainer.steps()?;
-    let evaluation = if stopped { None } else { Some(trainer.conclude()?) };
+    let evaluation = if stopped {
+        None
+    } else {
+        Some(trainer.conclude()?)
+    };
     let summary = Summary {
         step: trainer.state.step,
         stopped,
@@ -70,9 +74,14 @@ pub fn train(
         recorder.event(Event::now(
             summary.step,
             if stopped {
-                EventKind::Stopped { checkpoint: summary.checkpoint.clone() }
+                EventKind::Stopped {
+                    checkpoint: summary.checkpoint.clone(),
+                }
             } else {
-                EventKind::Finished { seconds: summary.seconds, tokens: summary.tokens }
+                EventKind::Finished {
+                    seconds: summary.seconds,
+                    tokens: summary.tokens,
+                }
             },
         ));
         recorder.finish()?;
@@ -123,14 +132,21 @@ impl<'a> Trainer<'a> {
             Some(path) => check_origin(path, &restore(path, &mut state)?, run)?,
         }
         let first_step = state.step;
+        let checkpoints = Checkpoints::new(run.run_dir, &state, run.plan)?;
         let recorder = if group.rank() == 0 {
+            // A fresh run needs two for a while, one of them being written.
+            checkpoints.check_room(if run.resume.is_none() { 2 } else { 1 })?;
             tell(WorkerMessage::Banner(banner(run, model, first_step)));
             let resume_at = run.resume.map(|_| first_step);
             let recorder = Recorder::open(run.run_dir, resume_at, config.log.tensorboard)?;
             let (ranks, steps) = (run.plan.world_size, run.last_step);
             let begun = match run.resume {
                 None => EventKind::RunStarted { ranks, steps },
-                Some(path) => EventKind::Resumed { path: path.display().to_string(), ranks, steps },
+                Some(path) => EventKind::Resumed {
+                    path: path.display().to_string(),
+                    ranks,
+                    steps,
+                },
             };
             recorder.event(Event::now(first_step, begun));
             Some(recorder)
@@ -141,7 +157,7 @@ impl<'a> Trainer<'a> {
             engine: Engine::new(model),
             batches: Self::batches(run, first_step, group.rank())?,
             validation: Validation::new(run.corpus, config.data.seq_len)?,
-            checkpoints: Checkpoints::new(run.run_dir, &state, run.plan)?,
+            checkpoints,
             newest_checkpoint: run.resume.map(|path| path.display().to_string()),
             waiting_for_data: Stopwatch::default(),
             in_collectives: Stopwatch::default(),
@@ -165,10 +181,16 @@ impl<'a> Trainer<'a> {
         };
         let data = &plan.config.data;
         let weights: Option<Vec<f64>> = data.sources.iter().map(|source| source.weight).collect();
-        let loader = Loader::new(run.corpus, data.seq_len, plan.config.train.seed, weights.as_deref())?;
+        let loader = Loader::new(
+            run.corpus,
+            data.seq_len,
+            plan.config.train.seed,
+            weights.as_deref(),
+        )?;
         let accumulation = plan.accumulation_steps;
-        let ranges = (first_step..run.last_step)
-            .flat_map(move |step| (0..accumulation).map(move |micro| samples_for(step, micro, rank, &shape)));
+        let ranges = (first_step..run.last_step).flat_map(move |step| {
+            (0..accumulation).map(move |micro| samples_for(step, micro, rank, &shape))
+        });
         Ok(Prefetch::start(Arc::new(loader), ranges, 2 * accumulation)?)
     }
 
@@ -215,8 +237,18 @@ impl<'a> Trainer<'a> {
         self.check(step, loss, grad_norm)?;
 
         let config = &self.run.plan.config;
-        let update = Update { step, lr: learning_rate(config, step), tokens_trained: sums.tokens_trained };
-        optimizer::apply(&config.optimizer, self.model.parameters(), &mut self.state, &update, grad_norm)?;
+        let update = Update {
+            step,
+            lr: learning_rate(config, step),
+            tokens_trained: sums.tokens_trained,
+        };
+        optimizer::apply(
+            &config.optimizer,
+            self.model.parameters(),
+            &mut self.state,
+            &update,
+            grad_norm,
+        )?;
         self.state.gradients.fill_zero();
         self.state.step = step;
         self.report(&update, loss, grad_norm, started);
@@ -227,12 +259,18 @@ impl<'a> Trainer<'a> {
     fn accumulate(&mut self, step: u64) -> Result<StepSums, TrainError> {
         let mut sums = [0.0; 3];
         {
-            let parameters = crate::state::parameter_views(&self.state.layout, &self.state.parameters)?;
+            let parameters =
+                crate::state::parameter_views(&self.state.layout, &self.state.parameters)?;
             let mut gradients = self.state.gradients.views_mut(self.state.layout.slots())?;
             for _ in 0..self.run.plan.accumulation_steps {
                 let batches = &mut self.batches;
-                let batch = self.waiting_for_data.time(|| batches.next()).expect("a batch for every step left")?;
-                let loss = self.engine.forward_backward(&batch, &parameters, &mut gradients)?;
+                let batch = self
+                    .waiting_for_data
+                    .time(|| batches.next())
+                    .expect("a batch for every step left")?;
+                let loss = self
+                    .engine
+                    .forward_backward(&batch, &parameters, &mut gradients)?;
                 sums[0] += loss.nll_sum;
                 sums[1] += loss.trained as f64;
             }
@@ -241,15 +279,26 @@ impl<'a> Trainer<'a> {
             && let Some(id) = self.engine.untouched()
         {
             let parameter = self.model.parameters()[id].name.clone();
-            return Err(TrainError::MissingGradient { parameter, why: "no backward reached it" });
+            return Err(TrainError::MissingGradient {
+                parameter,
+                why: "no backward reached it",
+            });
         }
         sums[2] = f64::from(u8::from(self.run.stop.load(Ordering::Relaxed)));
-        let (group, gradients, len) = (&mut *self.group, &mut self.state.gradients, self.state.layout.len());
+        let (group, gradients, len) = (
+            &mut *self.group,
+            &mut self.state.gradients,
+            self.state.layout.len(),
+        );
         self.in_collectives.time(|| {
             group.all_reduce(gradients, 0..len)?;
             group.sum_scalars(&mut sums)
         })?;
-        Ok(StepSums { nll: sums[0], tokens_trained: sums[1], stop: sums[2] > 0.0 })
+        Ok(StepSums {
+            nll: sums[0],
+            tokens_trained: sums[1],
+            stop: sums[2] > 0.0,
+        })
     }
 
     /// Stops the run before a bad gradient changes a weight.
@@ -258,28 +307,44 @@ impl<'a> Trainer<'a> {
             let parameter = optimizer::first_parameter(self.model, &self.state, |gradient| {
                 Ok(gradient_norm::first_non_finite(gradient)?.is_some())
             })?;
-            return Err(TrainError::Diverged { step, loss, grad_norm, parameter });
+            return Err(TrainError::Diverged {
+                step,
+                loss,
+                grad_norm,
+                parameter,
+            });
         }
         if step == self.first_step + 1 {
             let zero = optimizer::first_parameter(self.model, &self.state, |gradient| {
                 Ok(gradient_norm::sum_of_squares(gradient)? == 0.0)
             })?;
             if let Some(parameter) = zero {
-                return Err(TrainError::MissingGradient { parameter, why: "it is zero everywhere" });
+                return Err(TrainError::MissingGradient {
+                    parameter,
+                    why: "it is zero everywhere",
+                });
             }
         }
         Ok(())
     }
 
     fn report(&mut self, update: &Update, loss: f64, grad_norm: f64, started: Instant) {
-        let Some(recorder) = &self.recorder else { return };
+        let Some(recorder) = &self.recorder else {
+            return;
+        };
         let plan = self.run.plan;
         let step_s = started.elapsed().as_secs_f64();
         let tokens_per_s = plan.tokens_per_step as f64 / step_s;
         let (data_s, comm_s) = (self.waiting_for_data.take(), self.in_collectives.take());
         let memory_bytes = resident_bytes();
         let samples = update.step * plan.config.train.global_batch_size as u64;
-        let train_tokens: u64 = self.run.corpus.sources().iter().map(|source| source.train.tokens).sum();
+        let train_tokens: u64 = self
+            .run
+            .corpus
+            .sources()
+            .iter()
+            .map(|source| source.train.tokens)
+            .sum();
         let tokens = update.step * plan.tokens_per_step;
         recorder.step(StepRecord {
             step: update.step,
@@ -332,27 +397,47 @@ impl<'a> Trainer<'a> {
             world_size: self.run.plan.world_size,
         };
         match self.checkpoints.save(&self.state, &run, &mut *self.group)? {
-            Saved::Committed { path, bytes } => {
+            Saved::Committed {
+                path,
+                bytes,
+                warning,
+            } => {
                 let path = path.display().to_string();
                 self.newest_checkpoint = Some(path.clone());
                 if let Some(recorder) = &self.recorder {
                     let seconds = started.elapsed().as_secs_f64();
-                    let saved = EventKind::CheckpointSaved { path: path.clone(), bytes, seconds };
+                    let saved = EventKind::CheckpointSaved {
+                        path: path.clone(),
+                        bytes,
+                        seconds,
+                    };
                     recorder.event(Event::now(step, saved));
-                    (self.tell)(WorkerMessage::Checkpoint { step, path, bytes, seconds });
+                    (self.tell)(WorkerMessage::Checkpoint {
+                        step,
+                        path,
+                        bytes,
+                        seconds,
+                    });
+                }
+                if let Some(warning) = warning {
+                    self.warn(warning);
                 }
             }
             Saved::Abandoned { why } => {
-                let why_text = why.clone().unwrap_or_else(|| "another rank could not write its share".to_owned());
                 if let Some(recorder) = &self.recorder {
-                    recorder.event(Event::now(step, EventKind::CheckpointFailed { reason: why_text.clone() }));
+                    recorder.event(Event::now(
+                        step,
+                        EventKind::CheckpointFailed {
+                            reason: why.clone(),
+                        },
+                    ));
                 }
                 if last {
-                    return Err(TrainError::NotSaved { step, why: why_text });
+                    return Err(TrainError::NotSaved { step, why });
                 }
-                if why.is_some() {
+                if self.group.rank() == 0 {
                     self.warn(format!(
-                        "the checkpoint of step {step} was given up, training goes on: {why_text}"
+                        "the checkpoint of step {step} was given up, training goes on: {why}"
                     ));
                 }
             }
@@ -363,8 +448,14 @@ impl<'a> Trainer<'a> {
     fn evaluate(&mut self) -> Result<Evaluation, TrainError> {
         let parameters = self.state.parameter_views()?;
         let rows = self.run.plan.micro_batch_size;
-        let evaluation =
-            evaluate(&self.engine, &parameters, &self.validation, rows, &mut *self.group, self.state.step)?;
+        let evaluation = evaluate(
+            &self.engine,
+            &parameters,
+            &self.validation,
+            rows,
+            &mut *self.group,
+            self.state.step,
+        )?;
         if let Some(recorder) = &self.recorder {
             recorder.event(evaluation_event(&evaluation));
             (self.tell)(WorkerMessage::Evaluation(evaluation.clone()));
@@ -380,12 +471,25 @@ impl<'a> Trainer<'a> {
             let tokenizer = self.run.corpus.tokenizer()?;
             let seed = self.run.plan.config.train.seed;
             let parameters = self.state.parameter_views()?;
-            let text = sample(self.model, &parameters, &tokenizer, &eval.sample_prompt, eval.sample_tokens, seed)?;
+            let text = sample(
+                self.model,
+                &parameters,
+                &tokenizer,
+                &eval.sample_prompt,
+                eval.sample_tokens,
+                seed,
+            )?;
             if let Some(recorder) = &self.recorder {
                 let (prompt, text) = (eval.sample_prompt.clone(), text.clone());
-                recorder.event(Event::now(self.state.step, EventKind::Sample { prompt, text }));
+                recorder.event(Event::now(
+                    self.state.step,
+                    EventKind::Sample { prompt, text },
+                ));
             }
-            (self.tell)(WorkerMessage::Sample { prompt: eval.sample_prompt.clone(), text });
+            (self.tell)(WorkerMessage::Sample {
+                prompt: eval.sample_prompt.clone(),
+                text,
+            });
         }
         Ok(evaluation)
     }
@@ -393,7 +497,13 @@ impl<'a> Trainer<'a> {
     fn warn(&mut self, text: String) {
         let rank = self.group.rank();
         if let Some(recorder) = &self.recorder {
-            recorder.event(Event::now(self.state.step, EventKind::Warning { rank, text: text.clone() }));
+            recorder.event(Event::now(
+                self.state.step,
+                EventKind::Warning {
+                    rank,
+                    text: text.clone(),
+                },
+            ));
         }
         (self.tell)(WorkerMessage::Warning { rank, text });
     }
@@ -402,14 +512,24 @@ impl<'a> Trainer<'a> {
 /// The event of an evaluation. What is shown and what is recorded are two contracts that change
 /// apart, so each has a type of its own.
 fn evaluation_event(evaluation: &Evaluation) -> Event {
-    let sources = evaluation.sources.iter().map(|source| cordee_metrics::SourceEvaluation {
-        name: source.name.clone(),
-        loss: source.loss,
-        bits_per_byte: source.bits_per_byte,
-        unigram_bits_per_byte: source.unigram_bits_per_byte,
-    });
+    let sources = evaluation
+        .sources
+        .iter()
+        .map(|source| cordee_metrics::SourceEvaluation {
+            name: source.name.clone(),
+            loss: source.loss,
+            bits_per_byte: source.bits_per_byte,
+            unigram_bits_per_byte: source.unigram_bits_per_byte,
+        });
     let (loss, seconds) = (evaluation.loss, evaluation.seconds);
-    Event::now(evaluation.step, EventKind::Evaluation { loss, seconds, sources: sources.collect() })
+    Event::now(
+        evaluation.step,
+        EventKind::Evaluation {
+            loss,
+            seconds,
+            sources: sources.collect(),
+        },
+    )
 }
 
 /// A checkpoint of other data cannot go on; one of another config can, and says so at launch.
@@ -422,7 +542,10 @@ fn check_origin(path: &Path, saved: &RunState, run: &Run<'_>) -> Result<(), Trai
         saved.corpus_fingerprint,
         run.corpus.fingerprint()
     );
-    Err(TrainError::ForeignCheckpoint { path: path.to_owned(), why })
+    Err(TrainError::ForeignCheckpoint {
+        path: path.to_owned(),
+        why,
+    })
 }
 
 /// Whether something done every `every` steps is done after `step`; never if `every` is 0.

@@ -15,12 +15,20 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(code: ExitCode, error: impl Into<anyhow::Error>) -> Self {
-        Self { code: code.code(), error: error.into(), hint: None }
+        Self {
+            code: code.code(),
+            error: error.into(),
+            hint: None,
+        }
     }
 
     /// An error with the code that a launch ended with, which may be a signal's.
     pub(crate) fn with_code(code: u8, error: impl Into<anyhow::Error>) -> Self {
-        Self { code, error: error.into(), hint: None }
+        Self {
+            code,
+            error: error.into(),
+            hint: None,
+        }
     }
 
     /// Wrong usage or config: a retry cannot help.

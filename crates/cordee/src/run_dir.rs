@@ -45,17 +45,23 @@ impl RunDir {
     pub(crate) fn next_attempt(&self) -> usize {
         let environment = fs::read_to_string(self.0.join("env.json")).unwrap_or_default();
         let environment: serde_json::Value = serde_json::from_str(&environment).unwrap_or_default();
-        environment["attempt"].as_u64().map_or(1, |attempt| attempt as usize + 1)
+        environment["attempt"]
+            .as_u64()
+            .map_or(1, |attempt| attempt as usize + 1)
     }
 
     /// The directory for a fresh run: `given`, or a new one named after the config and the time.
     pub(crate) fn fresh(given: Option<&Path>, name: &str) -> Result<Self, Failure> {
         let path = match given {
             Some(path) => path.to_owned(),
-            None => Path::new(RUNS).join(format!("{name}-{}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"))),
+            None => Path::new(RUNS).join(format!(
+                "{name}-{}",
+                jiff::Zoned::now().strftime("%Y%m%d-%H%M%S")
+            )),
         };
         let run = Self(absolute(&path)?);
-        let occupied = run.0.exists() && fs::read_dir(&run.0).map_or(true, |mut entries| entries.next().is_some());
+        let occupied = run.0.exists()
+            && fs::read_dir(&run.0).map_or(true, |mut entries| entries.next().is_some());
         if occupied {
             let error = anyhow!("the run directory {} already exists", path.display());
             let hint = "go on with that run by adding --resume, or choose another --run-dir; nothing was changed";
@@ -65,7 +71,11 @@ impl RunDir {
     }
 
     /// The directory `--resume` speaks of, and the checkpoint if one was named.
-    pub(crate) fn resumed(given: Option<&Path>, resume: &Path, name: &str) -> Result<(Self, Option<PathBuf>), Failure> {
+    pub(crate) fn resumed(
+        given: Option<&Path>,
+        resume: &Path,
+        name: &str,
+    ) -> Result<(Self, Option<PathBuf>), Failure> {
         if resume != Path::new("auto") {
             let (run, checkpoint) = Self::containing(resume)?;
             if let Some(given) = given
@@ -94,15 +104,21 @@ impl RunDir {
         let path = absolute(path)?;
         if path.join("MANIFEST.json").exists() {
             let run = path.parent().and_then(Path::parent).map(Path::to_owned);
-            let run = run.ok_or_else(|| Failure::usage(anyhow!("{} is in no run directory", path.display())))?;
+            let run = run.ok_or_else(|| {
+                Failure::usage(anyhow!("{} is in no run directory", path.display()))
+            })?;
             return Ok((Self(run), Some(path)));
         }
         let run = Self(path);
         if run.has_run() {
             return Ok((run, None));
         }
-        let error = anyhow!("{} is neither a run directory nor a checkpoint", run.0.display());
-        Err(Failure::usage(error).with_hint("a run directory holds config.toml, a checkpoint holds MANIFEST.json"))
+        let error = anyhow!(
+            "{} is neither a run directory nor a checkpoint",
+            run.0.display()
+        );
+        Err(Failure::usage(error)
+            .with_hint("a run directory holds config.toml, a checkpoint holds MANIFEST.json"))
     }
 }
 
@@ -111,15 +127,27 @@ fn newest_run(name: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(RUNS).ok()?;
     let prefix = format!("{name}-");
     let is_run = |path: &PathBuf| {
-        let time = path.file_name().and_then(|file| file.to_str()).and_then(|file| file.strip_prefix(&prefix));
-        time.is_some_and(|time| time.len() == 15 && time.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'))
-            && path.join("config.toml").exists()
+        let time = path
+            .file_name()
+            .and_then(|file| file.to_str())
+            .and_then(|file| file.strip_prefix(&prefix));
+        time.is_some_and(|time| {
+            time.len() == 15
+                && time
+                    .bytes()
+                    .all(|byte| byte.is_ascii_digit() || byte == b'-')
+        }) && path.join("config.toml").exists()
     };
-    entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_run).max()
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(is_run)
+        .max()
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     let context = || format!("finding {}", path.display());
-    let path = std::path::absolute(path).with_context(context).map_err(|error| Failure::new(ExitCode::Environment, error))?;
+    let path = std::path::absolute(path)
+        .with_context(context)
+        .map_err(|error| Failure::new(ExitCode::Environment, error))?;
     Ok(path.components().collect())
 }

@@ -39,47 +39,102 @@ const UNSAFE: [(&str, &[&str]); 5] = [
 ];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace exists")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .expect("the workspace exists")
+}
+
+fn host() -> String {
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    let output = Command::new(rustc).arg("-vV").output().expect("rustc runs");
+    let text = String::from_utf8(output.stdout).expect("rustc prints UTF-8");
+    text.lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .expect("rustc names its host")
+        .to_owned()
 }
 
 fn metadata() -> Value {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--no-default-features"])
+        // Only what this machine needs, which a build has fetched.
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--locked",
+            "--offline",
+            "--filter-platform",
+            &host(),
+        ])
         .current_dir(root())
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key].as_str().unwrap_or_else(|| panic!("`{key}` is text"))
+    value[key]
+        .as_str()
+        .unwrap_or_else(|| panic!("`{key}` is text"))
 }
 
 /// Normal dependencies (not of tests, not of builds) of each workspace crate.
 fn dependencies(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
-    let members: BTreeSet<&str> = metadata["workspace_members"].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect();
+    let members: BTreeSet<&str> = metadata["workspace_members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| id.as_str().unwrap())
+        .collect();
     let packages = metadata["packages"].as_array().unwrap();
-    let own = packages.iter().filter(|package| members.contains(text(package, "id")));
+    let own = packages
+        .iter()
+        .filter(|package| members.contains(text(package, "id")));
     own.map(|package| {
-        let normal = package["dependencies"].as_array().unwrap().iter().filter(|dependency| dependency["kind"].is_null());
-        (text(package, "name").to_owned(), normal.map(|dependency| text(dependency, "name").to_owned()).collect())
+        let normal = package["dependencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|dependency| dependency["kind"].is_null());
+        (
+            text(package, "name").to_owned(),
+            normal
+                .map(|dependency| text(dependency, "name").to_owned())
+                .collect(),
+        )
     })
     .collect()
 }
 
 fn floor(name: &str) -> Option<u8> {
-    FLOORS.iter().find(|(known, _)| *known == name).map(|(_, floor)| *floor)
+    FLOORS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, floor)| *floor)
 }
 
 #[test]
 fn arrows_point_down() {
     for (name, dependencies) in dependencies(&metadata()) {
-        let own = floor(&name).unwrap_or_else(|| panic!("`{name}` has no floor: give it one in ARCHITECTURE.md and here"));
-        for (dependency, below) in dependencies.iter().filter_map(|name| Some((name, floor(name)?))) {
+        let own = floor(&name).unwrap_or_else(|| {
+            panic!("`{name}` has no floor: give it one in ARCHITECTURE.md and here")
+        });
+        for (dependency, below) in dependencies
+            .iter()
+            .filter_map(|name| Some((name, floor(name)?)))
+        {
             let neighbours = (name.as_str(), dependency.as_str()) == NEIGHBOURS;
-            assert!(below < own || neighbours, "`{name}` (floor {own}) depends on `{dependency}` (floor {below})");
+            assert!(
+                below < own || neighbours,
+                "`{name}` (floor {own}) depends on `{dependency}` (floor {below})"
+            );
         }
     }
 }
@@ -90,25 +145,49 @@ fn the_launcher_never_touches_candle_or_cuda() {
     let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
     let name_of = |id: &str| {
         let packages = metadata["packages"].as_array().unwrap();
-        text(packages.iter().find(|package| text(package, "id") == id).unwrap(), "name").to_owned()
+        text(
+            packages
+                .iter()
+                .find(|package| text(package, "id") == id)
+                .unwrap(),
+            "name",
+        )
+        .to_owned()
     };
     // What the command line uses before it starts ranks.
-    for start in ["cordee-launch", "cordee-protocol", "cordee-config", "cordee-data", "cordee-checkpoint", "cordee-metrics"] {
+    for start in [
+        "cordee-launch",
+        "cordee-protocol",
+        "cordee-config",
+        "cordee-data",
+        "cordee-checkpoint",
+        "cordee-metrics",
+    ] {
         let mut reached = BTreeSet::new();
-        let mut waiting: Vec<&Value> = nodes.iter().filter(|node| name_of(text(node, "id")) == start).collect();
+        let mut waiting: Vec<&Value> = nodes
+            .iter()
+            .filter(|node| name_of(text(node, "id")) == start)
+            .collect();
         assert_eq!(waiting.len(), 1, "`{start}` is a crate of the workspace");
         while let Some(node) = waiting.pop() {
             if !reached.insert(text(node, "id")) {
                 continue;
             }
             for dependency in node["deps"].as_array().unwrap() {
-                let normal = dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"].is_null());
+                let normal = dependency["dep_kinds"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|kind| kind["kind"].is_null());
                 let id = text(dependency, "pkg");
                 waiting.extend(nodes.iter().filter(|node| normal && text(node, "id") == id));
             }
         }
         for forbidden in ["candle-core", "cudarc"] {
-            assert!(!reached.iter().any(|id| name_of(id) == forbidden), "`{start}` reaches `{forbidden}`");
+            assert!(
+                !reached.iter().any(|id| name_of(id) == forbidden),
+                "`{start}` reaches `{forbidden}`"
+            );
         }
     }
 }
@@ -133,19 +212,30 @@ fn unsafe_code_stays_where_it_belongs() {
         if !dir.exists() {
             continue;
         }
-        let allowed = UNSAFE.iter().find(|(known, _)| *known == name).map(|(_, files)| *files);
+        let allowed = UNSAFE
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, files)| *files);
         for path in sources(&dir) {
             let source = std::fs::read_to_string(&path).unwrap();
             let file = path.file_name().unwrap().to_str().unwrap();
             let is_root = file == "lib.rs" || file == "main.rs";
             match allowed {
                 None if is_root => {
-                    assert!(source.contains("#![forbid(unsafe_code)]"), "{} forbids unsafe code", path.display());
+                    assert!(
+                        source.contains("#![forbid(unsafe_code)]"),
+                        "{} forbids unsafe code",
+                        path.display()
+                    );
                 }
                 Some(files) if !files.is_empty() && !files.contains(&file) => {
-                    let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+                    let code = source
+                        .lines()
+                        .filter(|line| !line.trim_start().starts_with("//"));
                     for line in code {
-                        let uses = line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl");
+                        let uses = line.contains("unsafe {")
+                            || line.contains("unsafe fn")
+                            || line.contains("unsafe impl");
                         assert!(!uses, "{}: `unsafe` belongs in {files:?}", path.display());
                     }
                 }
@@ -160,7 +250,11 @@ fn files_stay_small() {
     let mut lengths = Vec::new();
     for path in sources(&root().join("crates")) {
         let lines = std::fs::read_to_string(&path).unwrap().lines().count();
-        assert!(lines <= 800, "{} has {lines} lines: split it by meaning", path.display());
+        assert!(
+            lines <= 800,
+            "{} has {lines} lines: split it by meaning",
+            path.display()
+        );
         lengths.push(lines);
     }
     lengths.sort_unstable();

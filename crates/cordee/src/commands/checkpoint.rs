@@ -26,26 +26,52 @@ pub(crate) fn valid_checkpoint(run: &RunDir, named: Option<PathBuf>) -> Result<P
     }
     let found = checkpoint::newest_valid(&run.checkpoints()).map_err(failed)?;
     for rejected in &found.rejected {
-        Console::print_warning(&format!("{} is not used: {}", rejected.path.display(), rejected.reason));
+        Console::print_warning(&format!(
+            "{} is not used: {}",
+            rejected.path.display(),
+            rejected.reason
+        ));
     }
-    let newest = found.checkpoint.map(|checkpoint| checkpoint.path().to_owned());
-    newest.ok_or_else(|| failed(anyhow!("{} holds no valid checkpoint", run.checkpoints().display())))
+    let newest = found
+        .checkpoint
+        .map(|checkpoint| checkpoint.path().to_owned());
+    newest.ok_or_else(|| {
+        failed(anyhow!(
+            "{} holds no valid checkpoint",
+            run.checkpoints().display()
+        ))
+    })
 }
 
 fn describe(checkpoint: &Checkpoint, path: &Path) -> Result<String, Failure> {
-    let mut text = format!("{}\nstep {}, {} writers\n\n", path.display(), checkpoint.step(), checkpoint.writers().len());
+    let mut text = format!(
+        "{}\nstep {}, {} writers\n\n",
+        path.display(),
+        checkpoint.step(),
+        checkpoint.writers().len()
+    );
     let tensors = checkpoint.tensors();
-    let widest = |length: fn(&checkpoint::TensorSpec) -> usize| tensors.iter().map(length).max().unwrap_or(0);
+    let widest = |length: fn(&checkpoint::TensorSpec) -> usize| {
+        tensors.iter().map(length).max().unwrap_or(0)
+    };
     let name_width = widest(|tensor| tensor.name.len());
     let shape_width = widest(|tensor| format!("{:?}", tensor.shape).len());
     for tensor in tensors {
         let hash = checkpoint.tensor_hash(&tensor.name).map_err(failed)?;
         let shape = format!("{:?}", tensor.shape);
-        let _ = writeln!(text, "{:name_width$}  {:?}  {shape:shape_width$}  {hash}", tensor.name, tensor.dtype);
+        let _ = writeln!(
+            text,
+            "{:name_width$}  {:?}  {shape:shape_width$}  {hash}",
+            tensor.name, tensor.dtype
+        );
     }
     text.push_str("\nmemory of each writer's rank:\n");
     for (writer, record) in checkpoint.writers().iter().enumerate() {
-        let _ = writeln!(text, "rank {writer:3}  {}", record.memory_hash.as_deref().unwrap_or("not recorded"));
+        let _ = writeln!(
+            text,
+            "rank {writer:3}  {}",
+            record.memory_hash.as_deref().unwrap_or("not recorded")
+        );
     }
     Ok(text)
 }

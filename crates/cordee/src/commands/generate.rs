@@ -13,18 +13,40 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<u8, Failure> {
     let loaded = cordee_config::load(&run.config(), &[]).map_err(Failure::usage)?;
     let config = loaded.plan(DEFAULT_WORKERS).map_err(Failure::usage)?.config;
     let tokenizer = Tokenizer::open(&run.tokenizer()).map_err(failed)?;
-    let model = Model::new(&config.model, tokenizer.vocab_size(), config.data.seq_len).map_err(failed)?;
+    let model =
+        Model::new(&config.model, tokenizer.vocab_size(), config.data.seq_len).map_err(failed)?;
     let layout = model.layout(DType::F32).map_err(failed)?;
-    let parameters = cordee_train::load_parameters(&valid_checkpoint(&run, named)?, &layout).map_err(failed)?;
-    let views = layout.slots().iter().map(|slot| parameters.slot_view(slot)).collect::<Result<Vec<_>, _>>();
+    let parameters =
+        cordee_train::load_parameters(&valid_checkpoint(&run, named)?, &layout).map_err(failed)?;
+    let views = layout
+        .slots()
+        .iter()
+        .map(|slot| parameters.slot_view(slot))
+        .collect::<Result<Vec<_>, _>>();
 
     let prompt = tokenizer.encode(&args.prompt).map_err(failed)?;
-    let sampling = Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed };
-    let mut text = Growing { tokenizer: &tokenizer, tokens: Vec::new(), shown: 0 };
+    let sampling = Sampling {
+        temperature: args.temperature,
+        top_p: args.top_p,
+        seed: args.seed,
+    };
+    let mut text = Growing {
+        tokenizer: &tokenizer,
+        tokens: Vec::new(),
+        shown: 0,
+    };
     Console::print_data(&args.prompt);
-    generate(&model, &views.map_err(failed)?, &prompt, args.max_tokens, tokenizer.end_of_text(), sampling, |token| {
-        Console::print_data(&text.push(token));
-    })
+    generate(
+        &model,
+        &views.map_err(failed)?,
+        &prompt,
+        args.max_tokens,
+        tokenizer.end_of_text(),
+        sampling,
+        |token| {
+            Console::print_data(&text.push(token));
+        },
+    )
     .map_err(failed)?;
     Console::print_data("\n");
     Ok(ExitCode::Done.code())

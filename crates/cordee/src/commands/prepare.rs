@@ -16,28 +16,46 @@ pub(crate) fn prepare_data(plan: &Plan, console: &mut Console) -> Result<Corpus,
         Some(dir) => dir.clone(),
         None => default_cache()?,
     };
-    let corpus = prepare(&PrepareSpec::from(data), &cache, &mut |stage| show(&stage, console)).map_err(failure)?;
+    let corpus = prepare(&PrepareSpec::from(data), &cache, &mut |stage| {
+        show(&stage, console)
+    })
+    .map_err(failure)?;
     // What a rank would refuse is refused before there are ranks.
     let weights: Option<Vec<f64>> = data.sources.iter().map(|source| source.weight).collect();
-    Loader::new(&corpus, data.seq_len, plan.config.train.seed, weights.as_deref()).map_err(failure)?;
+    Loader::new(
+        &corpus,
+        data.seq_len,
+        plan.config.train.seed,
+        weights.as_deref(),
+    )
+    .map_err(failure)?;
     Ok(corpus)
 }
 
 /// Data that cannot be used is the user's to change; data that cannot be read is the machine's.
 fn failure(error: DataError) -> Failure {
     let code = match error {
-        DataError::Io(_) | DataError::Read { .. } | DataError::Damaged { .. } => ExitCode::Environment,
+        DataError::Io(_) | DataError::Read { .. } | DataError::Damaged { .. } => {
+            ExitCode::Environment
+        }
         _ => ExitCode::Usage,
     };
     Failure::new(code, error)
 }
 
 fn default_cache() -> Result<PathBuf, Failure> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute = |name| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     let home = || absolute("HOME").map(|home| home.join(".cache"));
-    let cache = absolute("XDG_CACHE_HOME").or_else(home).map(|cache| cache.join("cordee"));
+    let cache = absolute("XDG_CACHE_HOME")
+        .or_else(home)
+        .map(|cache| cache.join("cordee"));
     cache.ok_or_else(|| {
-        let error = anyhow!("neither XDG_CACHE_HOME nor HOME names a directory to keep tokenised data in");
+        let error =
+            anyhow!("neither XDG_CACHE_HOME nor HOME names a directory to keep tokenised data in");
         Failure::new(ExitCode::Environment, error).with_hint("set data.cache_dir")
     })
 }
@@ -46,7 +64,11 @@ fn show(stage: &Stage, console: &mut Console) {
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let text = match stage {
         Stage::Cached { .. } | Stage::Prepared { .. } => return,
-        Stage::Damaged { entry, reason, moved_to } => {
+        Stage::Damaged {
+            entry,
+            reason,
+            moved_to,
+        } => {
             return console.warning(&format!(
                 "tokenised data in {} is damaged and made again: {reason}; it lies in {} now",
                 entry.display(),
@@ -58,15 +80,33 @@ fn show(stage: &Stage, console: &mut Console) {
                 "the text yields a vocabulary of {vocab_size} only, fewer than data.vocab_size = {asked}"
             ));
         }
-        Stage::TrainedVocabulary { vocab_size, .. } => format!("trained a vocabulary of {vocab_size}"),
-        Stage::Hashing { path, bytes } => format!("reading {} ({:.1} MiB)", path.display(), mebibytes(*bytes)),
-        Stage::Waiting { entry } => format!("waiting for another process that prepares {}", entry.display()),
+        Stage::TrainedVocabulary { vocab_size, .. } => {
+            format!("trained a vocabulary of {vocab_size}")
+        }
+        Stage::Hashing { path, bytes } => {
+            format!("reading {} ({:.1} MiB)", path.display(), mebibytes(*bytes))
+        }
+        Stage::Waiting { entry } => format!(
+            "waiting for another process that prepares {}",
+            entry.display()
+        ),
         Stage::Splitting { source } => format!("splitting {source} into documents"),
         Stage::TrainingVocabulary { vocab_size, bytes } => {
-            format!("training a vocabulary of {vocab_size} on {:.1} MiB", mebibytes(*bytes))
+            format!(
+                "training a vocabulary of {vocab_size} on {:.1} MiB",
+                mebibytes(*bytes)
+            )
         }
-        Stage::Tokenizing { source, done, total } => {
-            format!("tokenising {source}: {:.1} of {:.1} MiB", mebibytes(*done), mebibytes(*total))
+        Stage::Tokenizing {
+            source,
+            done,
+            total,
+        } => {
+            format!(
+                "tokenising {source}: {:.1} of {:.1} MiB",
+                mebibytes(*done),
+                mebibytes(*total)
+            )
         }
     };
     console.preparing(&text);

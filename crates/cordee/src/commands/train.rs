@@ -36,8 +36,11 @@ pub(crate) const DEFAULT_WORKERS: usize = 2;
 pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
     let loaded = load(&with_seed(args))?;
     let mut plan = loaded.plan(DEFAULT_WORKERS).map_err(Failure::usage)?;
-    plan.config.make_paths_absolute(&env::current_dir().context("finding the current directory")?);
-    let last_step = args.max_steps.map_or(plan.config.train.steps.0, |max| max.min(plan.config.train.steps.0));
+    plan.config
+        .make_paths_absolute(&env::current_dir().context("finding the current directory")?);
+    let last_step = args.max_steps.map_or(plan.config.train.steps.0, |max| {
+        max.min(plan.config.train.steps.0)
+    });
     if args.dry_run {
         Console::print_data(&describe(&plan, last_step));
         return Ok(ExitCode::Done.code());
@@ -49,14 +52,27 @@ pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
     };
     let mut console = Console::new(args.progress);
     let corpus = prepare_data(&plan, &mut console)?;
-    let resume = if run.has_run() { resume_point(&run, named, &mut console)? } else { None };
+    let resume = if run.has_run() {
+        resume_point(&run, named, &mut console)?
+    } else {
+        None
+    };
     if run.has_run() {
         warn_of_changes(&run, &plan, &mut console)?;
     }
     let attempt = run.next_attempt();
     write_run_dir(&run, &loaded, &plan, &corpus, attempt)?;
-    plan.config.parallel.threads.get_or_insert(threads_per_rank(plan.world_size));
-    let job = Job { plan, corpus: corpus.entry().to_owned(), run_dir: run.path().to_owned(), resume, last_step };
+    plan.config
+        .parallel
+        .threads
+        .get_or_insert(threads_per_rank(plan.world_size));
+    let job = Job {
+        plan,
+        corpus: corpus.entry().to_owned(),
+        run_dir: run.path().to_owned(),
+        resume,
+        last_step,
+    };
     launch(&job, &run, attempt, console)
 }
 
@@ -64,7 +80,10 @@ pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
 fn with_seed(args: &TrainArgs) -> ConfigArgs {
     let mut sets = args.config.sets.clone();
     sets.extend(args.seed.map(|seed| format!("train.seed={seed}")));
-    ConfigArgs { config: args.config.config.clone(), sets }
+    ConfigArgs {
+        config: args.config.config.clone(),
+        sets,
+    }
 }
 
 fn describe(plan: &Plan, last_step: u64) -> String {
@@ -82,19 +101,33 @@ fn describe(plan: &Plan, last_step: u64) -> String {
 }
 
 /// The checkpoint to go on from: the one named, or the newest valid one. What is passed over is said.
-fn resume_point(run: &RunDir, named: Option<PathBuf>, console: &mut Console) -> Result<Option<PathBuf>, Failure> {
+fn resume_point(
+    run: &RunDir,
+    named: Option<PathBuf>,
+    console: &mut Console,
+) -> Result<Option<PathBuf>, Failure> {
     if let Some(path) = named {
         checkpoint::verify(&path).map_err(Failure::usage)?;
         return Ok(Some(path));
     }
-    let found = checkpoint::newest_valid(&run.checkpoints()).map_err(|error| Failure::new(ExitCode::Failed, error))?;
+    let found = checkpoint::newest_valid(&run.checkpoints())
+        .map_err(|error| Failure::new(ExitCode::Failed, error))?;
     for rejected in &found.rejected {
-        console.warning(&format!("{} is not used: {}", rejected.path.display(), rejected.reason));
+        console.warning(&format!(
+            "{} is not used: {}",
+            rejected.path.display(),
+            rejected.reason
+        ));
     }
     if found.checkpoint.is_none() {
-        console.warning(&format!("{} has no checkpoint to go on from, starting at step 0", run.path().display()));
+        console.warning(&format!(
+            "{} has no checkpoint to go on from, starting at step 0",
+            run.path().display()
+        ));
     }
-    Ok(found.checkpoint.map(|checkpoint| checkpoint.path().to_owned()))
+    Ok(found
+        .checkpoint
+        .map(|checkpoint| checkpoint.path().to_owned()))
 }
 
 /// Says what the config decides differently from the one the run began with.
@@ -131,7 +164,9 @@ fn write_run_dir(
         Ok(())
     };
     let context = || format!("preparing the run directory {}", run.path().display());
-    write().with_context(context).map_err(|error| Failure::new(ExitCode::Environment, error))
+    write()
+        .with_context(context)
+        .map_err(|error| Failure::new(ExitCode::Environment, error))
 }
 
 /// The machine's cores, shared out.
@@ -161,9 +196,15 @@ fn environment(plan: &Plan, attempt: usize) -> anyhow::Result<String> {
 fn launch(job: &Job, run: &RunDir, attempt: usize, console: Console) -> Result<u8, Failure> {
     let environment = |error: anyhow::Error| Failure::new(ExitCode::Environment, error);
     let memory = SharedMemory::create("cordee-ranks").map_err(|error| environment(error.into()))?;
-    let memory = memory.as_fd().try_clone_to_owned().context("sharing memory").map_err(environment)?;
+    let memory = memory
+        .as_fd()
+        .try_clone_to_owned()
+        .context("sharing memory")
+        .map_err(environment)?;
     let launch = Launch {
-        program: env::current_exe().context("finding this program").map_err(environment)?,
+        program: env::current_exe()
+            .context("finding this program")
+            .map_err(environment)?,
         arguments: vec!["worker".into()],
         world_size: job.plan.world_size,
         run_id: run_id(run.path()),
@@ -176,7 +217,9 @@ fn launch(job: &Job, run: &RunDir, attempt: usize, console: Console) -> Result<u
         environment: Vec::new(),
         grace: None,
     };
-    let stop = StopRequests::new().context("counting signals").map_err(environment)?;
+    let stop = StopRequests::new()
+        .context("counting signals")
+        .map_err(environment)?;
     count_signals(&stop)?;
     let mut show = Show(console);
     let outcome = cordee_launch::run(&launch, &mut show, &stop);
@@ -193,16 +236,21 @@ fn launch(job: &Job, run: &RunDir, attempt: usize, console: Console) -> Result<u
             anyhow!("interrupted at once; steps since the last checkpoint are lost"),
         )
         .with_hint("go on from the last checkpoint with --resume")),
-        Outcome::Failed(report) => {
-            Err(Failure::with_code(report.exit_code, anyhow!("{}", report.render())))
-        }
+        Outcome::Failed(report) => Err(Failure::with_code(
+            report.exit_code,
+            anyhow!("{}", report.render()),
+        )),
     }
 }
 
 /// A name for the job that tells it from others: where it runs and when it began.
 fn run_id(run_dir: &Path) -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-    let name = run_dir.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis());
+    let name = run_dir
+        .file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     format!("{name}-{since}")
 }
 
@@ -233,10 +281,15 @@ impl Observer for Show {
     }
 
     fn lines_skipped(&mut self, rank: usize, lines: u64) {
-        self.0.warning(&format!("{lines} lines of rank {rank} are in its log alone"));
+        self.0.warning(&format!(
+            "{lines} lines of rank {rank} are in its log alone"
+        ));
     }
 
     fn log_failed(&mut self, rank: usize, path: &Path, error: &io::Error) {
-        self.0.warning(&format!("the log of rank {rank}, {}, cannot be written: {error}", path.display()));
+        self.0.warning(&format!(
+            "the log of rank {rank}, {}, cannot be written: {error}",
+            path.display()
+        ));
     }
 }

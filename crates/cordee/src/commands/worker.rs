@@ -26,7 +26,8 @@ use crate::{
 
 /// Runs the rank. What goes wrong is told to the launcher, which shows it.
 pub(crate) fn run() -> Result<u8, Failure> {
-    let environment = WorkerEnvironment::read(|name| env::var(name).ok()).map_err(Failure::usage)?;
+    let environment =
+        WorkerEnvironment::read(|name| env::var(name).ok()).map_err(Failure::usage)?;
     let messages = Messages::open()?;
     let error = match run_rank(&environment, &messages) {
         Ok(exit) => return Ok(exit.code()),
@@ -44,14 +45,21 @@ pub(crate) fn run() -> Result<u8, Failure> {
 }
 
 fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Result<ExitCode> {
-    let job = Job::from_file(&inherited(JOB_FD, OpenOptions::new().read(true))?).context("reading the job")?;
+    let job = Job::from_file(&inherited(JOB_FD, OpenOptions::new().read(true))?)
+        .context("reading the job")?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT, SIGUSR1] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("catching signals")?;
     }
-    rayon::ThreadPoolBuilder::new().num_threads(job.plan.config.parallel.threads.unwrap_or(1)).build_global().context("starting threads")?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(job.plan.config.parallel.threads.unwrap_or(1))
+        .build_global()
+        .context("starting threads")?;
 
-    let memory = inherited(names::SHARED_MEMORY_FD, OpenOptions::new().read(true).write(true))?;
+    let memory = inherited(
+        names::SHARED_MEMORY_FD,
+        OpenOptions::new().read(true).write(true),
+    )?;
     let memory = SharedMemory::from_fd(OwnedFd::from(memory))?;
     let timeout = job.plan.config.parallel.timeout.0;
     let mut group =
@@ -67,7 +75,11 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
     };
     let summary = train(&run, &mut group, &mut |message| messages.send(&message));
     match summary {
-        Ok(summary) => Ok(if summary.stopped { ExitCode::Requeue } else { ExitCode::Done }),
+        Ok(summary) => Ok(if summary.stopped {
+            ExitCode::Requeue
+        } else {
+            ExitCode::Done
+        }),
         Err(error) => {
             group.fail(&error.to_string());
             Err(error.into())
@@ -78,9 +90,14 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
 /// Opens a file that the launcher left open for this process, by way of `/proc`: a descriptor's
 /// number alone gives no safe claim to it.
 fn inherited(name: &'static str, options: &OpenOptions) -> anyhow::Result<File> {
-    let number = env::var(name).map_err(|_| anyhow!("{name} is not set: workers are started by `cordee train`"))?;
-    let number: u32 = number.parse().with_context(|| format!("{name} is `{number}`, not a file descriptor"))?;
-    options.open(format!("/proc/self/fd/{number}")).with_context(|| format!("opening the file of {name}"))
+    let number = env::var(name)
+        .map_err(|_| anyhow!("{name} is not set: workers are started by `cordee train`"))?;
+    let number: u32 = number
+        .parse()
+        .with_context(|| format!("{name} is `{number}`, not a file descriptor"))?;
+    options
+        .open(format!("/proc/self/fd/{number}"))
+        .with_context(|| format!("opening the file of {name}"))
 }
 
 /// The rank that an error lays at another's door: this one fell because that one failed or never came.
@@ -100,8 +117,12 @@ struct Messages {
 
 impl Messages {
     fn open() -> Result<Self, Failure> {
-        let pipe = inherited(names::MESSAGE_FD, OpenOptions::new().write(true)).map_err(Failure::usage)?;
-        Ok(Self { pipe: Mutex::new(pipe), broken: AtomicBool::new(false) })
+        let pipe =
+            inherited(names::MESSAGE_FD, OpenOptions::new().write(true)).map_err(Failure::usage)?;
+        Ok(Self {
+            pipe: Mutex::new(pipe),
+            broken: AtomicBool::new(false),
+        })
     }
 
     /// A launcher that is gone takes its workers with it, so a broken pipe is no news.
@@ -109,7 +130,10 @@ impl Messages {
         if self.broken.load(Ordering::Relaxed) {
             return;
         }
-        let mut pipe = self.pipe.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut pipe = self
+            .pipe
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if pipe.write_all(message.to_line().as_bytes()).is_err() {
             self.broken.store(true, Ordering::Relaxed);
         }

@@ -6,27 +6,46 @@ use crate::fixture::Fixture;
 
 fn refused(fixture: &Fixture, more: &[&str], code: i32, says: &[&str]) {
     fixture.train("run", more).expect(code).says(says);
-    assert!(!fixture.path("run").join("metrics.jsonl").exists(), "nothing was started");
+    assert!(
+        !fixture.path("run").join("metrics.jsonl").exists(),
+        "nothing was started"
+    );
 }
 
 #[test]
 fn unknown_key() {
     let fixture = Fixture::new();
     let config = std::fs::read_to_string(fixture.path("tiny.toml")).unwrap();
-    fixture.write("tiny.toml", config.replace("lr = 3e-3", "lr = 3e-3\nwieght_decay = 0.2"));
-    refused(&fixture, &[], 2, &["wieght_decay", "tiny.toml:", "did you mean `weight_decay`?"]);
+    fixture.write(
+        "tiny.toml",
+        config.replace("lr = 3e-3", "lr = 3e-3\nwieght_decay = 0.2"),
+    );
+    refused(
+        &fixture,
+        &[],
+        2,
+        &["wieght_decay", "tiny.toml:", "did you mean `weight_decay`?"],
+    );
 }
 
 #[test]
 fn wrong_type() {
     let fixture = Fixture::new();
-    refused(&fixture, &["--set", "model.dim=\"wide\""], 2, &["model.dim", "wide"]);
+    refused(
+        &fixture,
+        &["--set", "model.dim=\"wide\""],
+        2,
+        &["model.dim", "wide"],
+    );
 }
 
 #[test]
 fn missing_config() {
     let fixture = Fixture::new();
-    fixture.run(&["train", "absent.toml"]).expect(2).says(&["absent.toml"]);
+    fixture
+        .run(&["train", "absent.toml"])
+        .expect(2)
+        .says(&["absent.toml"]);
 }
 
 #[test]
@@ -53,14 +72,29 @@ fn text_that_is_not_utf_8() {
 #[test]
 fn heads_that_do_not_divide() {
     let fixture = Fixture::new();
-    refused(&fixture, &["--set", "model.heads=5"], 2, &["model.heads", "32"]);
-    refused(&fixture, &["--set", "model.kv_heads=3"], 2, &["kv_heads", "4"]);
+    refused(
+        &fixture,
+        &["--set", "model.heads=5"],
+        2,
+        &["model.heads", "32"],
+    );
+    refused(
+        &fixture,
+        &["--set", "model.kv_heads=3"],
+        2,
+        &["kv_heads", "4"],
+    );
 }
 
 #[test]
 fn global_batch_that_does_not_divide() {
     let fixture = Fixture::new();
-    refused(&fixture, &["--set", "train.global_batch_size=10"], 2, &["global_batch_size", "8", "12"]);
+    refused(
+        &fixture,
+        &["--set", "train.global_batch_size=10"],
+        2,
+        &["global_batch_size", "8", "12"],
+    );
 }
 
 #[test]
@@ -68,27 +102,42 @@ fn run_directory_that_exists() {
     let fixture = Fixture::new();
     fixture.train("run", &["--max-steps", "3"]).expect(0);
     let before = std::fs::read(fixture.path("run/metrics.jsonl")).unwrap();
-    fixture.train("run", &[]).expect(2).says(&["already exists", "--resume"]);
-    assert_eq!(std::fs::read(fixture.path("run/metrics.jsonl")).unwrap(), before);
+    fixture
+        .train("run", &[])
+        .expect(2)
+        .says(&["already exists", "--resume"]);
+    assert_eq!(
+        std::fs::read(fixture.path("run/metrics.jsonl")).unwrap(),
+        before
+    );
 }
 
 #[test]
 fn resume_of_something_else() {
     let fixture = Fixture::new();
     std::fs::create_dir(fixture.path("other")).unwrap();
-    fixture.run(&["train", "tiny.toml", "--resume=other"]).expect(2).says(&["neither a run directory nor a checkpoint"]);
+    fixture
+        .run(&["train", "tiny.toml", "--resume=other"])
+        .expect(2)
+        .says(&["neither a run directory nor a checkpoint"]);
 }
 
 /// A tmpfs of so many KiB, or a word why there is none.
 fn small_disk(path: &std::path::Path, kib: u32) -> Option<Mounted> {
     std::fs::create_dir_all(path).unwrap();
     let options = format!("size={kib}k");
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).status();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+        .arg(path)
+        .status();
     if mounted.is_ok_and(|status| status.success()) {
         return Some(Mounted(path.to_owned()));
     }
     // Where CI runs it can mount, and there a fault test that does not run is a failure.
-    assert!(std::env::var_os("CI").is_none(), "a small tmpfs could not be mounted in CI");
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "a small tmpfs could not be mounted in CI"
+    );
     println!("skipped: mounting a small tmpfs needs root");
     None
 }
@@ -104,25 +153,50 @@ impl Drop for Mounted {
 #[test]
 fn a_disk_without_room_for_checkpoints() {
     let fixture = Fixture::new();
-    let Some(_disk) = small_disk(&fixture.path("disk"), 300) else { return };
-    fixture.train("disk/run", &[]).expect(3).says(&["checkpoint", "free", "disk/run"]);
+    let Some(_disk) = small_disk(&fixture.path("disk"), 300) else {
+        return;
+    };
+    fixture
+        .train("disk/run", &[])
+        .expect(3)
+        .says(&["checkpoint", "free", "disk/run"]);
 }
 
 #[test]
 fn a_disk_that_fills_up_while_training() {
     let fixture = Fixture::new();
-    let Some(_disk) = small_disk(&fixture.path("disk"), 4096) else { return };
+    let Some(_disk) = small_disk(&fixture.path("disk"), 4096) else {
+        return;
+    };
     // Room for the run, and for its checkpoints up to some step: all of them are kept.
-    let finished = fixture.train("disk/run", &["--set", "checkpoint.every=2", "--set", "log.tensorboard=false"]);
-    let finished = finished.expect(1).says(&["given up, training goes on", "could not be written", "--resume"]);
+    let finished = fixture.train(
+        "disk/run",
+        &[
+            "--set",
+            "checkpoint.every=2",
+            "--set",
+            "log.tensorboard=false",
+        ],
+    );
+    let finished = finished.expect(1).says(&[
+        "given up, training goes on",
+        "could not be written",
+        "--resume",
+    ]);
     assert!(finished.stderr.contains("step-"), "{}", finished.stderr);
 
     // What was saved before is whole, and with room again the run ends.
     let kept = fixture.tensors("disk/run");
     assert!(!kept.is_empty());
-    let grown = Command::new("mount").args(["-o", "remount,size=65536k"]).arg(fixture.path("disk")).status().unwrap();
+    let grown = Command::new("mount")
+        .args(["-o", "remount,size=65536k"])
+        .arg(fixture.path("disk"))
+        .status()
+        .unwrap();
     assert!(grown.success());
-    fixture.train("disk/run", &["--resume", "--set", "log.tensorboard=false"]).expect(0);
+    fixture
+        .train("disk/run", &["--resume", "--set", "log.tensorboard=false"])
+        .expect(0);
     fixture.train("whole", &[]).expect(0);
     assert_eq!(fixture.losses("disk/run"), fixture.losses("whole"));
     assert_eq!(fixture.tensors("disk/run"), fixture.tensors("whole"));

@@ -16,7 +16,10 @@ fn without_times(mut steps: Vec<Value>) -> Vec<Value> {
 
 fn final_validation_loss(fixture: &Fixture, run: &str) -> f64 {
     let events = fixture.events(run);
-    let evaluation = events.iter().rfind(|event| event["event"] == "evaluation").unwrap();
+    let evaluation = events
+        .iter()
+        .rfind(|event| event["event"] == "evaluation")
+        .unwrap();
     evaluation["loss"].as_f64().unwrap()
 }
 
@@ -25,7 +28,17 @@ fn two_runs_of_one_config_are_equal() {
     let fixture = Fixture::new();
     fixture.train("a", &[]).expect(0);
     // Neither another number of threads nor a cold cache may change a bit.
-    fixture.train("b", &["--set", "parallel.threads=3", "--set", "data.cache_dir=\"cold\""]).expect(0);
+    fixture
+        .train(
+            "b",
+            &[
+                "--set",
+                "parallel.threads=3",
+                "--set",
+                "data.cache_dir=\"cold\"",
+            ],
+        )
+        .expect(0);
     let steps = without_times(fixture.steps("a"));
     assert_eq!(steps.len(), 60);
     assert!(steps[0].as_object().unwrap().len() > 5, "{:?}", steps[0]);
@@ -38,7 +51,9 @@ fn two_runs_of_one_config_are_equal() {
 fn another_seed_is_another_run() {
     let fixture = Fixture::new();
     fixture.train("a", &["--max-steps", "3"]).expect(0);
-    fixture.train("b", &["--max-steps", "3", "--seed", "2"]).expect(0);
+    fixture
+        .train("b", &["--max-steps", "3", "--seed", "2"])
+        .expect(0);
     assert_ne!(fixture.losses("a"), fixture.losses("b"));
 }
 
@@ -46,24 +61,51 @@ fn another_seed_is_another_run() {
 fn world_sizes_agree() {
     let fixture = Fixture::new();
     for workers in ["1", "2", "4"] {
-        fixture.train(workers, &["--set", &format!("parallel.workers={workers}")]).expect(0);
+        fixture
+            .train(workers, &["--set", &format!("parallel.workers={workers}")])
+            .expect(0);
     }
     let alone = fixture.losses("1");
     assert!(alone[59] < 0.8 * alone[0], "it learns: {alone:?}");
     for workers in ["2", "4"] {
-        for (step, (a, b)) in alone.iter().zip(fixture.losses(workers)).take(25).enumerate() {
-            assert!((a - b).abs() <= 1e-5 * a.abs(), "step {}: {a} alone, {b} with {workers}", step + 1);
+        for (step, (a, b)) in alone
+            .iter()
+            .zip(fixture.losses(workers))
+            .take(25)
+            .enumerate()
+        {
+            assert!(
+                (a - b).abs() <= 1e-5 * a.abs(),
+                "step {}: {a} alone, {b} with {workers}",
+                step + 1
+            );
         }
-        let (a, b) = (final_validation_loss(&fixture, "1"), final_validation_loss(&fixture, workers));
-        assert!((a - b).abs() <= 0.02 * a, "validation loss {a} alone, {b} with {workers}");
+        let (a, b) = (
+            final_validation_loss(&fixture, "1"),
+            final_validation_loss(&fixture, workers),
+        );
+        assert!(
+            (a - b).abs() <= 0.02 * a,
+            "validation loss {a} alone, {b} with {workers}"
+        );
     }
 }
 
 #[test]
 fn accumulation_does_not_change_the_result_beyond_rounding() {
     let fixture = Fixture::new();
-    fixture.train("small", &["--max-steps", "10", "--set", "train.micro_batch_size=1"]).expect(0);
-    fixture.train("large", &["--max-steps", "10", "--set", "train.micro_batch_size=4"]).expect(0);
+    fixture
+        .train(
+            "small",
+            &["--max-steps", "10", "--set", "train.micro_batch_size=1"],
+        )
+        .expect(0);
+    fixture
+        .train(
+            "large",
+            &["--max-steps", "10", "--set", "train.micro_batch_size=4"],
+        )
+        .expect(0);
     for (a, b) in fixture.losses("small").iter().zip(fixture.losses("large")) {
         assert!((a - b).abs() <= 1e-5 * a.abs(), "{a} and {b}");
     }

@@ -22,7 +22,7 @@ tie_embeddings = true
 
 [data]
 seq_len = 32
-vocab_size = 320
+vocab_size = 300
 validation_fraction = 0.1
 cache_dir = "cache"
 
@@ -66,8 +66,19 @@ impl Fixture {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("tiny.toml"), CONFIG).unwrap();
-        fs::write(dir.path().join("one.txt"), prose(["the", "red", "fox", "sees", "a", "hen", "and", "runs"], 1)).unwrap();
-        fs::write(dir.path().join("two.txt"), prose(["le", "loup", "gris", "mange", "une", "poule", "et", "dort"], 2)).unwrap();
+        fs::write(
+            dir.path().join("one.txt"),
+            prose(["the", "red", "fox", "sees", "a", "hen", "and", "runs"], 1),
+        )
+        .unwrap();
+        fs::write(
+            dir.path().join("two.txt"),
+            prose(
+                ["le", "loup", "gris", "mange", "une", "poule", "et", "dort"],
+                2,
+            ),
+        )
+        .unwrap();
         Self { dir }
     }
 
@@ -82,7 +93,11 @@ impl Fixture {
     /// The program with these arguments, run in the folder.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cordee"));
-        command.args(arguments).current_dir(self.dir.path()).stdin(Stdio::null()).env("NO_COLOR", "1");
+        command
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .env("NO_COLOR", "1");
         command
     }
 
@@ -98,7 +113,11 @@ impl Fixture {
     /// The same, left running.
     pub(crate) fn start(&self, run: &str, more: &[&str]) -> Child {
         let arguments = [&["train", "tiny.toml", "--run-dir", run], more].concat();
-        self.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        self.command(&arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     /// The lines of a run's metrics.
@@ -113,14 +132,22 @@ impl Fixture {
 
     /// The losses of a run, step by step.
     pub(crate) fn losses(&self, run: &str) -> Vec<f64> {
-        self.steps(run).iter().map(|step| step["loss"].as_f64().unwrap()).collect()
+        self.steps(run)
+            .iter()
+            .map(|step| step["loss"].as_f64().unwrap())
+            .collect()
     }
 
     /// The name and hash of every tensor of a checkpoint.
     pub(crate) fn tensors(&self, checkpoint: &str) -> Vec<String> {
         let shown = self.run(&["checkpoint", "inspect", checkpoint]);
         assert_eq!(shown.code, Some(0), "{}", shown.stderr);
-        shown.stdout.lines().filter(|line| line.contains("F32")).map(str::to_owned).collect()
+        shown
+            .stdout
+            .lines()
+            .filter(|line| line.contains("F32"))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Waits until a run has written the metrics of `step`.
@@ -128,7 +155,10 @@ impl Fixture {
         let path = self.path(run).join("metrics.jsonl");
         let started = Instant::now();
         while fs::read_to_string(&path).map_or(0, |text| text.lines().count()) < step as usize {
-            assert!(started.elapsed() < Duration::from_secs(60), "step {step} never came");
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "step {step} never came"
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -154,22 +184,35 @@ impl From<Output> for Finished {
 impl Finished {
     /// Asserts the exit code, showing what was printed if it is another.
     pub(crate) fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code,
+            Some(code),
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout,
+            self.stderr
+        );
         self
     }
 
     /// Asserts that every one of these texts is in the error output.
     pub(crate) fn says(self, texts: &[&str]) -> Self {
         for text in texts {
-            assert!(self.stderr.contains(text), "`{text}` is not in:\n{}", self.stderr);
+            assert!(
+                self.stderr.contains(text),
+                "`{text}` is not in:\n{}",
+                self.stderr
+            );
         }
         self
     }
 }
 
 fn lines(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let text =
+        fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 /// Sentences of `words` in an order that a linear congruential generator decides.
@@ -178,7 +221,9 @@ fn prose(words: [&str; 8], seed: u64) -> String {
     let mut text = String::new();
     for sentence in 0..900 {
         for _ in 0..5 + sentence % 7 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             text.push_str(words[(state >> 33) as usize % words.len()]);
             text.push(' ');
         }

@@ -13,15 +13,22 @@ use crate::fixture::{Finished, Fixture};
 
 /// The worker processes of a launcher, by what `/proc` says of their parents.
 fn workers(launcher: u32) -> Vec<Pid> {
-    let children = fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap();
-    children.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap()).collect()
+    let children =
+        fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap();
+    children
+        .split_whitespace()
+        .map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap())
+        .collect()
 }
 
 /// Waits until none of them is left.
 fn assert_gone(workers: &[Pid]) {
     let started = Instant::now();
     while workers.iter().any(|&pid| test_kill_process(pid).is_ok()) {
-        assert!(started.elapsed() < Duration::from_secs(5), "workers are left: {workers:?}");
+        assert!(
+            started.elapsed() < Duration::from_secs(5),
+            "workers are left: {workers:?}"
+        );
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -35,12 +42,21 @@ fn a_request_to_stop_ends_at_a_step_with_a_checkpoint() {
         let child = fixture.start("run", &LONG);
         fixture.wait_for_step("run", 5);
         kill_process(Pid::from_raw(child.id().cast_signed()).unwrap(), signal).unwrap();
-        Finished::from(child.wait_with_output().unwrap()).expect(75).says(&["--resume"]);
+        Finished::from(child.wait_with_output().unwrap())
+            .expect(75)
+            .says(&["--resume"]);
         let steps = fixture.steps("run").len() as u64;
-        assert!(fixture.path(&format!("run/checkpoints/step-{steps:09}/MANIFEST.json")).exists());
+        assert!(
+            fixture
+                .path(&format!("run/checkpoints/step-{steps:09}/MANIFEST.json"))
+                .exists()
+        );
         let more = format!("{}", steps + 3);
         let arguments = [&LONG[..], &["--resume", "--max-steps", &more]].concat();
-        fixture.train("run", &arguments).expect(0).says(&[&format!("resumed after step {steps}")]);
+        fixture
+            .train("run", &arguments)
+            .expect(0)
+            .says(&[&format!("resumed after step {steps}")]);
     }
 }
 
@@ -55,7 +71,10 @@ fn a_second_request_stops_at_once() {
     kill_process(ranks[1], Signal::STOP).unwrap();
     kill_process(launcher, Signal::INT).unwrap();
     thread::sleep(Duration::from_millis(300));
-    assert!(child.try_wait().unwrap().is_none(), "it waits for the step boundary");
+    assert!(
+        child.try_wait().unwrap().is_none(),
+        "it waits for the step boundary"
+    );
     kill_process(launcher, Signal::INT).unwrap();
     let started = Instant::now();
     let status = child.wait().unwrap();
@@ -85,7 +104,11 @@ fn the_rank_that_dies_is_named() {
     let started = Instant::now();
     kill_process(ranks[1], Signal::KILL).unwrap();
     let finished = Finished::from(child.wait_with_output().unwrap()).expect(1);
-    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        started.elapsed()
+    );
     finished.says(&["rank 1", "SIGKILL", "rank-001.log"]);
     assert_gone(&ranks);
 }
@@ -93,6 +116,18 @@ fn the_rank_that_dies_is_named() {
 #[test]
 fn divergence_is_named() {
     let fixture = Fixture::new();
-    let diverged = fixture.train("run", &["--set", "optimizer.lr=1e38", "--set", "schedule.warmup_steps=0"]);
-    diverged.expect(4).says(&["diverged at step", "the first gradient that is not finite is that of", "optimizer.lr"]);
+    let diverged = fixture.train(
+        "run",
+        &[
+            "--set",
+            "optimizer.lr=1e38",
+            "--set",
+            "schedule.warmup_steps=0",
+        ],
+    );
+    diverged.expect(4).says(&[
+        "diverged at step",
+        "the first gradient that is not finite is that of",
+        "optimizer.lr",
+    ]);
 }

@@ -6,15 +6,18 @@ use crate::fixture::Fixture;
 fn a_run_directory_holds_what_decides_the_run() {
     let fixture = Fixture::new();
     let set = "optimizer.weight_decay=0.05";
-    fixture.train("run", &["--max-steps", "10", "--set", set]).expect(0).says(&[
-        "model",
-        "parameters",
-        "batch",
-        "2 = micro 2",
-        "precision",
-        "bits per byte",
-        "unigram",
-    ]);
+    fixture
+        .train("run", &["--max-steps", "10", "--set", set])
+        .expect(0)
+        .says(&[
+            "model",
+            "parameters",
+            "batch",
+            "2 = micro 2",
+            "precision",
+            "bits/byte",
+            "unigram",
+        ]);
     for name in [
         "config.toml",
         "config.source.toml",
@@ -36,14 +39,26 @@ fn a_run_directory_holds_what_decides_the_run() {
     let read = |name: &str| std::fs::read_to_string(fixture.path("run").join(name)).unwrap();
     assert_eq!(read("overrides.txt"), format!("{set}\n"));
     assert!(read("config.toml").contains("weight_decay = 0.05"));
-    assert_eq!(read("config.source.toml"), std::fs::read_to_string(fixture.path("tiny.toml")).unwrap());
+    assert_eq!(
+        read("config.source.toml"),
+        std::fs::read_to_string(fixture.path("tiny.toml")).unwrap()
+    );
 }
 
 #[test]
 fn the_run_directorys_config_gives_the_same_run() {
     let fixture = Fixture::new();
     fixture.train("a", &["--max-steps", "5"]).expect(0);
-    fixture.run(&["train", "a/config.toml", "--run-dir", "b", "--max-steps", "5"]).expect(0);
+    fixture
+        .run(&[
+            "train",
+            "a/config.toml",
+            "--run-dir",
+            "b",
+            "--max-steps",
+            "5",
+        ])
+        .expect(0);
     assert_eq!(fixture.losses("a"), fixture.losses("b"));
 }
 
@@ -51,7 +66,12 @@ fn the_run_directorys_config_gives_the_same_run() {
 fn a_dry_run_starts_nothing() {
     let fixture = Fixture::new();
     let dry = fixture.train("run", &["--dry-run"]).expect(0);
-    assert!(dry.stdout.contains("2 ranks x micro-batch 2 x 2 accumulation steps"), "{}", dry.stdout);
+    assert!(
+        dry.stdout
+            .contains("2 ranks x micro-batch 2 x 2 accumulation steps"),
+        "{}",
+        dry.stdout
+    );
     assert!(!fixture.path("run").exists());
     assert!(!fixture.path("cache").exists());
 }
@@ -59,20 +79,33 @@ fn a_dry_run_starts_nothing() {
 #[test]
 fn progress_as_json_is_data() {
     let fixture = Fixture::new();
-    let run = fixture.train("run", &["--max-steps", "3", "--progress", "json"]).expect(0);
+    let run = fixture
+        .train("run", &["--max-steps", "3", "--progress", "json"])
+        .expect(0);
     let kinds: Vec<String> = run
         .stdout
         .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["kind"].as_str().unwrap().to_owned())
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["kind"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
         .collect();
-    assert_eq!(kinds.iter().filter(|kind| *kind == "step").count(), 3, "{kinds:?}");
+    assert_eq!(
+        kinds.iter().filter(|kind| *kind == "step").count(),
+        3,
+        "{kinds:?}"
+    );
     assert_eq!(kinds.last().map(String::as_str), Some("summary"));
 }
 
 #[test]
 fn no_progress_is_silent() {
     let fixture = Fixture::new();
-    let run = fixture.train("run", &["--max-steps", "3", "--progress", "none"]).expect(0);
+    let run = fixture
+        .train("run", &["--max-steps", "3", "--progress", "none"])
+        .expect(0);
     assert_eq!(run.stdout, "");
     assert_eq!(run.stderr, "");
 }
@@ -82,11 +115,25 @@ fn generated_text_follows_seed_and_temperature() {
     let fixture = Fixture::new();
     fixture.train("run", &["--max-steps", "20"]).expect(0);
     let generate = |more: &[&str]| {
-        let arguments = [&["generate", "run", "--prompt", "the red", "--max-tokens", "24"], more].concat();
+        let arguments = [
+            &[
+                "generate",
+                "run",
+                "--prompt",
+                "the red",
+                "--max-tokens",
+                "24",
+            ],
+            more,
+        ]
+        .concat();
         fixture.run(&arguments).expect(0).stdout
     };
     let text = generate(&["--seed", "1"]);
-    assert!(text.starts_with("the red") && text.len() > "the red\n".len(), "{text}");
+    assert!(
+        text.starts_with("the red") && text.len() > "the red\n".len(),
+        "{text}"
+    );
     assert_eq!(text, generate(&["--seed", "1"]));
     assert_ne!(text, generate(&["--seed", "2", "--temperature", "1.5"]));
     let greedy = generate(&["--temperature", "0", "--seed", "1"]);
@@ -96,8 +143,17 @@ fn generated_text_follows_seed_and_temperature() {
 #[test]
 fn config_show_names_origins() {
     let fixture = Fixture::new();
-    let shown = fixture.run(&["config", "show", "tiny.toml", "--set", "optimizer.lr=1e-4"]).expect(0).stdout;
-    let line = |key: &str| shown.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key}")).to_owned();
+    let shown = fixture
+        .run(&["config", "show", "tiny.toml", "--set", "optimizer.lr=1e-4"])
+        .expect(0)
+        .stdout;
+    let line = |key: &str| {
+        shown
+            .lines()
+            .find(|line| line.starts_with(key))
+            .unwrap_or_else(|| panic!("{key}"))
+            .to_owned()
+    };
     assert!(line("lr =").contains("--set"), "{shown}");
     assert!(line("warmup_steps =").contains("tiny.toml:"), "{shown}");
     assert!(line("weight_decay =").contains("default"), "{shown}");
