@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use crate::layout::{TEMPORARY, step_of};
+use crate::durable::sync_directory;
+use crate::layout::{SET_ASIDE, TEMPORARY, directory_name, step_of};
 use crate::{Checkpoint, Result};
 
 /// Whether a directory was committed.
@@ -99,6 +100,31 @@ pub fn newest_valid(checkpoints_dir: &Path) -> Result<Found> {
         });
     }
     Ok(found)
+}
+
+/// Renames every checkpoint newer than `step` so that no discovery finds it, and returns the new
+/// paths. For a run that goes on from an older one: the newer ones belong to a course it leaves, and
+/// a later resume must not jump onto it. Nothing is deleted.
+pub fn set_aside_newer(checkpoints_dir: &Path, step: u64) -> Result<Vec<PathBuf>> {
+    let mut moved = Vec::new();
+    for candidate in discover(checkpoints_dir)? {
+        if candidate.kind == CandidateKind::HalfWritten || candidate.step <= step {
+            continue;
+        }
+        let name = directory_name(candidate.step);
+        let free =
+            (1..).map(|attempt| checkpoints_dir.join(format!("{SET_ASIDE}{attempt}-{name}")));
+        let path = free
+            .into_iter()
+            .find(|path| !path.exists())
+            .expect("numbers do not run out");
+        fs::rename(&candidate.path, &path)?;
+        moved.push(path);
+    }
+    if !moved.is_empty() {
+        sync_directory(checkpoints_dir)?;
+    }
+    Ok(moved)
 }
 
 /// Opens a checkpoint and verifies every byte of it.

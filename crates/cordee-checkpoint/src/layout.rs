@@ -16,6 +16,8 @@ pub(crate) const MANIFEST: &str = "MANIFEST.json";
 pub(crate) const LATEST: &str = "LATEST";
 pub(crate) const TEMPORARY: &str = ".tmp-";
 pub(crate) const TRASH: &str = ".trash-";
+/// Of checkpoints of a course that the run has left; a number keeps them apart.
+pub(crate) const SET_ASIDE: &str = "left-";
 
 /// Unit of direct writes, and what the header is padded to.
 pub(crate) const ALIGNMENT: usize = 4096;

@@ -39,7 +39,9 @@ mod write;
 
 pub use checkpoint::Checkpoint;
 pub use commit::{CommitInfo, Committed, abandon, begin, commit};
-pub use discover::{Candidate, CandidateKind, Found, Rejected, discover, newest_valid, verify};
+pub use discover::{
+    Candidate, CandidateKind, Found, Rejected, discover, newest_valid, set_aside_newer, verify,
+};
 pub use error::{CheckpointError, Result};
 pub use hash::hash_memory;
 pub use layout::{committed_path, temporary_path};

@@ -71,14 +71,6 @@ documented! {
             /// Why.
             reason: String,
         },
-        /// A checkpoint was found but not used, because it is not whole.
-        #[serde(rename = "checkpoint_rejected")]
-        CheckpointRejected {
-            /// Where it is.
-            path: String,
-            /// What is wrong with it.
-            reason: String,
-        },
         /// Something the user should know; training goes on.
         #[serde(rename = "warning")]
         Warning {

@@ -116,10 +116,6 @@ mod tests {
                 seconds: 0.25,
             },
             EventKind::CheckpointFailed { reason: text() },
-            EventKind::CheckpointRejected {
-                path: text(),
-                reason: text(),
-            },
             EventKind::Warning {
                 rank: 1,
                 text: text(),

@@ -41,6 +41,8 @@ pub struct Run<'a> {
     pub resume: Option<&'a Path>,
     /// Step after which to end, at most the config's.
     pub last_step: u64,
+    /// What was said before there were ranks; recorded, not told again.
+    pub warnings: &'a [String],
     /// Set from outside to stop at the next step boundary.
     pub stop: &'a AtomicBool,
 }
@@ -56,38 +58,16 @@ pub fn train(
     let config = &run.plan.config;
     let model = Model::new(&config.model, run.corpus.vocab_size(), config.data.seq_len)?;
     let mut trainer = Trainer::prepare(run, &model, group, tell)?;
-    let stopped = trainer.steps()?;
-    let evaluation = if stopped {
-        None
-    } else {
-        Some(trainer.conclude()?)
+    let summary = match trainer.run(started) {
+        Ok(summary) => summary,
+        Err(error) => {
+            trainer.record_failure(&error);
+            return Err(error);
+        }
     };
-    let summary = Summary {
-        step: trainer.state.step,
-        stopped,
-        seconds: started.elapsed().as_secs_f64(),
-        tokens: (trainer.state.step - trainer.first_step) * run.plan.tokens_per_step,
-        evaluation,
-        checkpoint: trainer.newest_checkpoint.take(),
-    };
-    if let Some(recorder) = trainer.recorder {
-        recorder.event(Event::now(
-            summary.step,
-            if stopped {
-                EventKind::Stopped {
-                    checkpoint: summary.checkpoint.clone(),
-                }
-            } else {
-                EventKind::Finished {
-                    seconds: summary.seconds,
-                    tokens: summary.tokens,
-                }
-            },
-        ));
+    if let Some(recorder) = trainer.recorder.take() {
         recorder.finish()?;
-    }
-    if group.rank() == 0 {
-        tell(WorkerMessage::Summary(summary.clone()));
+        (trainer.tell)(WorkerMessage::Summary(summary.clone()));
     }
     Ok(summary)
 }
@@ -149,6 +129,15 @@ impl<'a> Trainer<'a> {
                 },
             };
             recorder.event(Event::now(first_step, begun));
+            for text in run.warnings {
+                recorder.event(Event::now(
+                    first_step,
+                    EventKind::Warning {
+                        rank: 0,
+                        text: text.clone(),
+                    },
+                ));
+            }
             Some(recorder)
         } else {
             None
@@ -169,6 +158,50 @@ impl<'a> Trainer<'a> {
             recorder,
             first_step,
         })
+    }
+
+    /// Trains, then tests what was learned unless it was asked to stop.
+    fn run(&mut self, started: Instant) -> Result<Summary, TrainError> {
+        let stopped = self.steps()?;
+        let evaluation = if stopped {
+            None
+        } else {
+            Some(self.conclude()?)
+        };
+        let summary = Summary {
+            step: self.state.step,
+            stopped,
+            seconds: started.elapsed().as_secs_f64(),
+            tokens: (self.state.step - self.first_step) * self.run.plan.tokens_per_step,
+            evaluation,
+            checkpoint: self.newest_checkpoint.take(),
+        };
+        if let Some(recorder) = &self.recorder {
+            let Summary {
+                seconds, tokens, ..
+            } = summary;
+            let ended = if stopped {
+                EventKind::Stopped {
+                    checkpoint: summary.checkpoint.clone(),
+                }
+            } else {
+                EventKind::Finished { seconds, tokens }
+            };
+            recorder.event(Event::now(summary.step, ended));
+        }
+        Ok(summary)
+    }
+
+    /// Leaves the reason in the record of the run; what goes wrong with that is lesser news.
+    fn record_failure(&mut self, error: &TrainError) {
+        if let Some(recorder) = self.recorder.take() {
+            let failed = EventKind::Failed {
+                rank: self.group.rank(),
+                reason: error.to_string(),
+            };
+            recorder.event(Event::now(self.state.step, failed));
+            drop(recorder);
+        }
     }
 
     /// The micro-batches of this rank from the step after `first_step` on, read ahead of time.

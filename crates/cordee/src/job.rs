@@ -22,6 +22,8 @@ pub(crate) struct Job {
     pub(crate) run_dir: PathBuf,
     pub(crate) resume: Option<PathBuf>,
     pub(crate) last_step: u64,
+    /// What was said before there were ranks, for the record.
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Job {

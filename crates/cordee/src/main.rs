@@ -10,6 +10,8 @@ mod commands;
 mod console;
 mod failure;
 mod job;
+#[cfg(test)]
+mod reference;
 mod run_dir;
 
 use std::process;

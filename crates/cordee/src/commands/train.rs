@@ -52,13 +52,14 @@ pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
     };
     let mut console = Console::new(args.progress);
     let corpus = prepare_data(&plan, &mut console)?;
-    let resume = if run.has_run() {
-        resume_point(&run, named, &mut console)?
-    } else {
-        None
-    };
+    let mut warnings = Vec::new();
+    let mut resume = None;
     if run.has_run() {
-        warn_of_changes(&run, &plan, &mut console)?;
+        warnings.extend(changes(&run, &plan)?);
+        resume = resume_point(&run, named, &mut warnings)?;
+    }
+    for warning in &warnings {
+        console.warning(warning);
     }
     let attempt = run.next_attempt();
     write_run_dir(&run, &loaded, &plan, &corpus, attempt)?;
@@ -72,6 +73,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
         run_dir: run.path().to_owned(),
         resume,
         last_step,
+        warnings,
     };
     launch(&job, &run, attempt, console)
 }
@@ -100,27 +102,29 @@ fn describe(plan: &Plan, last_step: u64) -> String {
     )
 }
 
-/// The checkpoint to go on from: the one named, or the newest valid one. What is passed over is said.
+/// The checkpoint to go on from: the one named, or the newest valid one. What is passed over, and
+/// what is left behind, goes to `warnings`.
 fn resume_point(
     run: &RunDir,
     named: Option<PathBuf>,
-    console: &mut Console,
+    warnings: &mut Vec<String>,
 ) -> Result<Option<PathBuf>, Failure> {
+    let failed = |error| Failure::new(ExitCode::Failed, error);
     if let Some(path) = named {
-        checkpoint::verify(&path).map_err(Failure::usage)?;
+        let step = checkpoint::verify(&path).map_err(Failure::usage)?.step();
+        for left in checkpoint::set_aside_newer(&run.checkpoints(), step).map_err(failed)? {
+            warnings.push(format!(
+                "going back to step {step}: a newer checkpoint is kept as {}",
+                left.display()
+            ));
+        }
         return Ok(Some(path));
     }
-    let found = checkpoint::newest_valid(&run.checkpoints())
-        .map_err(|error| Failure::new(ExitCode::Failed, error))?;
-    for rejected in &found.rejected {
-        console.warning(&format!(
-            "{} is not used: {}",
-            rejected.path.display(),
-            rejected.reason
-        ));
-    }
+    let found = checkpoint::newest_valid(&run.checkpoints()).map_err(failed)?;
+    let rejected = found.rejected.iter();
+    warnings.extend(rejected.map(|it| format!("{} is not used: {}", it.path.display(), it.reason)));
     if found.checkpoint.is_none() {
-        console.warning(&format!(
+        warnings.push(format!(
             "{} has no checkpoint to go on from, starting at step 0",
             run.path().display()
         ));
@@ -130,17 +134,17 @@ fn resume_point(
         .map(|checkpoint| checkpoint.path().to_owned()))
 }
 
-/// Says what the config decides differently from the one the run began with.
-fn warn_of_changes(run: &RunDir, plan: &Plan, console: &mut Console) -> Result<(), Failure> {
+/// What the config decides differently from the one the run began with.
+fn changes(run: &RunDir, plan: &Plan) -> Result<Option<String>, Failure> {
     let before = cordee_config::load(&run.config(), &[]).map_err(Failure::usage)?;
     let before = before.plan(DEFAULT_WORKERS).map_err(Failure::usage)?;
-    if before.fingerprint != plan.fingerprint {
-        let changes = cordee_config::differences(&before.config, &plan.config).join(", ");
-        console.warning(&format!(
-            "the config differs from the one this run began with, so it will not end as an undisturbed run would: {changes}"
-        ));
+    if before.fingerprint == plan.fingerprint {
+        return Ok(None);
     }
-    Ok(())
+    let changes = cordee_config::differences(&before.config, &plan.config).join(", ");
+    Ok(Some(format!(
+        "the config differs from the one this run began with, so it will not end as an undisturbed run would: {changes}"
+    )))
 }
 
 fn write_run_dir(

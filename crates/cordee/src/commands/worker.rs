@@ -51,8 +51,10 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
     for signal in [SIGTERM, SIGINT, SIGUSR1] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("catching signals")?;
     }
+    // This thread computes too: otherwise every parallel loop would change threads twice.
     rayon::ThreadPoolBuilder::new()
         .num_threads(job.plan.config.parallel.threads.unwrap_or(1))
+        .use_current_thread()
         .build_global()
         .context("starting threads")?;
 
@@ -71,6 +73,7 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
         run_dir: &job.run_dir,
         resume: job.resume.as_deref(),
         last_step: job.last_step,
+        warnings: &job.warnings,
         stop: &stop,
     };
     let summary = train(&run, &mut group, &mut |message| messages.send(&message));

@@ -130,4 +130,6 @@ fn divergence_is_named() {
         "the first gradient that is not finite is that of",
         "optimizer.lr",
     ]);
+    let last = fixture.events("run").pop().unwrap();
+    assert_eq!(last["event"], "failed", "{last}");
 }

@@ -150,3 +150,29 @@ fn resume_starts_afresh_where_there_is_nothing_yet() {
         .expect(0)
         .says(&["fresh weights"]);
 }
+
+#[test]
+fn going_back_leaves_the_newer_checkpoints_aside() {
+    let fixture = Fixture::new();
+    fixture.train("run", &["--max-steps", "30"]).expect(0);
+    let whole = (fixture.losses("run"), fixture.tensors("run"));
+    let back = [
+        "train",
+        "tiny.toml",
+        "--resume=run/checkpoints/step-000000010",
+        "--max-steps",
+        "20",
+    ];
+    fixture.run(&back).expect(0).says(&[
+        "resumed after step 10",
+        "left-1-step-000000020",
+        "left-1-step-000000030",
+    ]);
+    assert_eq!(fixture.losses("run").len(), 20);
+    // The newest is that of the course the run is on now.
+    fixture
+        .train("run", &["--resume", "--max-steps", "30"])
+        .expect(0)
+        .says(&["resumed after step 20"]);
+    assert_eq!((fixture.losses("run"), fixture.tensors("run")), whole);
+}
