@@ -7,9 +7,11 @@ use cordee_memory::View;
 
 use crate::{Context, Model, ModelError, Weights};
 
-/// How the next token is chosen.
+/// How a prompt is continued.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
+    /// The most tokens to add.
+    pub max_tokens: usize,
     /// Logits are divided by it; 0 always takes the likeliest token.
     pub temperature: f64,
     /// Only the likeliest tokens that together reach this probability are drawn from.
@@ -18,13 +20,12 @@ pub struct Sampling {
     pub seed: u64,
 }
 
-/// Continues `prompt` by at most `max_tokens` tokens, calling `emit` with each; stops early at
-/// `end_of_text`. Once the context is full, its oldest tokens are dropped.
+/// Continues `prompt`, calling `emit` with each token; stops early at `end_of_text`. Once the context
+/// is full, its oldest tokens are dropped.
 pub fn generate(
     model: &Model,
     parameters: &[View<'_>],
     prompt: &[u32],
-    max_tokens: usize,
     end_of_text: u32,
     sampling: Sampling,
     mut emit: impl FnMut(u32),
@@ -34,7 +35,7 @@ pub fn generate(
     }
     let mut tokens = prompt.to_vec();
     let mut draws = Draws(sampling.seed);
-    for _ in 0..max_tokens {
+    for _ in 0..sampling.max_tokens {
         let context = &tokens[tokens.len().saturating_sub(model.max_seq_len())..];
         let logits = last_logits(model, parameters, context)?;
         let next = choose(&logits, sampling, draws.next());
@@ -136,6 +137,7 @@ mod tests {
 
     fn sampling(temperature: f64, top_p: f64) -> Sampling {
         Sampling {
+            max_tokens: 1,
             temperature,
             top_p,
             seed: 0,

@@ -1,5 +1,7 @@
 //! The backward of whole models against finite differences, in f64.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+
 use cordee_config::{ModelConfig, ModelFamily};
 use cordee_memory::{Buffer, DType, Layout, View};
 use cordee_model::{Context, Gradients, Model, Weights};

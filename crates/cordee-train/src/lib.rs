@@ -24,6 +24,7 @@ mod golden;
 
 pub use checkpoints::load_parameters;
 pub use error::TrainError;
+pub use sample::continue_text;
 pub use schedule::learning_rate;
 pub use state::TrainState;
 pub use trainer::{Run, train};

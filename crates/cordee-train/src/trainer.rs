@@ -13,7 +13,7 @@ use cordee_comm::ProcessGroup;
 use cordee_config::Plan;
 use cordee_data::{BatchShape, Corpus, Loader, Prefetch, Validation, samples_for};
 use cordee_metrics::{Event, EventKind, Recorder, StepRecord, unix_time};
-use cordee_model::Model;
+use cordee_model::{Model, Sampling};
 use cordee_ops::gradient_norm;
 use cordee_protocol::{Evaluation, StepProgress, Summary, WorkerMessage};
 
@@ -25,7 +25,7 @@ use crate::{
     evaluation::evaluate,
     optimizer::{self, Update},
     progress::{Stopwatch, resident_bytes},
-    sample::sample,
+    sample::continue_text,
     schedule::learning_rate,
 };
 
@@ -502,15 +502,22 @@ impl<'a> Trainer<'a> {
         let eval = &self.run.plan.config.eval;
         if self.group.rank() == 0 && !eval.sample_prompt.is_empty() {
             let tokenizer = self.run.corpus.tokenizer()?;
-            let seed = self.run.plan.config.train.seed;
             let parameters = self.state.parameter_views()?;
-            let text = sample(
+            let sampling = Sampling {
+                max_tokens: eval.sample_tokens,
+                temperature: 0.8,
+                top_p: 0.95,
+                seed: self.run.plan.config.train.seed,
+            };
+            let mut text = String::new();
+            let prompt = &eval.sample_prompt;
+            continue_text(
                 self.model,
                 &parameters,
                 &tokenizer,
-                &eval.sample_prompt,
-                eval.sample_tokens,
-                seed,
+                prompt,
+                sampling,
+                |new| text.push_str(new),
             )?;
             if let Some(recorder) = &self.recorder {
                 let (prompt, text) = (eval.sample_prompt.clone(), text.clone());

@@ -1,5 +1,7 @@
 //! The house rules of ARCHITECTURE.md, as far as a test can hold them.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},

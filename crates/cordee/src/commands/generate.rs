@@ -2,8 +2,9 @@
 
 use cordee_data::Tokenizer;
 use cordee_memory::DType;
-use cordee_model::{Model, Sampling, generate};
+use cordee_model::{Model, Sampling};
 use cordee_protocol::ExitCode;
+use cordee_train::continue_text;
 
 use super::{checkpoint::valid_checkpoint, train::DEFAULT_WORKERS};
 use crate::{args::GenerateArgs, console::Console, failure::Failure, run_dir::RunDir};
@@ -24,53 +25,24 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<u8, Failure> {
         .map(|slot| parameters.slot_view(slot))
         .collect::<Result<Vec<_>, _>>();
 
-    let prompt = tokenizer.encode(&args.prompt).map_err(failed)?;
     let sampling = Sampling {
+        max_tokens: args.max_tokens,
         temperature: args.temperature,
         top_p: args.top_p,
         seed: args.seed,
     };
-    let mut text = Growing {
-        tokenizer: &tokenizer,
-        tokens: Vec::new(),
-        shown: 0,
-    };
     Console::print_data(&args.prompt);
-    generate(
+    continue_text(
         &model,
         &views.map_err(failed)?,
-        &prompt,
-        args.max_tokens,
-        tokenizer.end_of_text(),
+        &tokenizer,
+        &args.prompt,
         sampling,
-        |token| {
-            Console::print_data(&text.push(token));
-        },
+        Console::print_data,
     )
     .map_err(failed)?;
     Console::print_data("\n");
     Ok(ExitCode::Done.code())
-}
-
-/// Text that grows by tokens. A token may end inside a character, so what is new is known only when
-/// the character is whole.
-struct Growing<'a> {
-    tokenizer: &'a Tokenizer,
-    tokens: Vec<u32>,
-    shown: usize,
-}
-
-impl Growing<'_> {
-    fn push(&mut self, token: u32) -> String {
-        self.tokens.push(token);
-        let text = self.tokenizer.decode(&self.tokens).unwrap_or_default();
-        if text.ends_with(char::REPLACEMENT_CHARACTER) || text.len() <= self.shown {
-            return String::new();
-        }
-        let new = text[self.shown..].to_owned();
-        self.shown = text.len();
-        new
-    }
 }
 
 fn failed(error: impl Into<anyhow::Error>) -> Failure {

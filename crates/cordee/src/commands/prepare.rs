@@ -17,7 +17,7 @@ pub(crate) fn prepare_data(plan: &Plan, console: &mut Console) -> Result<Corpus,
         None => default_cache()?,
     };
     let corpus = prepare(&PrepareSpec::from(data), &cache, &mut |stage| {
-        show(&stage, console)
+        show(&stage, console);
     })
     .map_err(failure)?;
     // What a rank would refuse is refused before there are ranks.

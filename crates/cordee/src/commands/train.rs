@@ -160,7 +160,11 @@ fn write_run_dir(
         fs::create_dir_all(run.checkpoints())?;
         fs::copy(corpus.tokenizer_path(), run.tokenizer())?;
         fs::write(run.path().join("config.source.toml"), loaded.source_text())?;
-        let overrides: String = loaded.sets().iter().map(|set| format!("{set}\n")).collect();
+        let overrides: String = loaded
+            .sets()
+            .iter()
+            .flat_map(|set| [set.as_str(), "\n"])
+            .collect();
         fs::write(run.path().join("overrides.txt"), overrides)?;
         fs::write(run.path().join("env.json"), environment(plan, attempt)?)?;
         // Last: a directory with a config is a run.

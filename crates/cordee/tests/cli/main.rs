@@ -1,5 +1,8 @@
 //! The real binary, run as a person would run it.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+#![expect(clippy::print_stdout, reason = "a test that skips says so")]
+
 mod bad_input;
 mod equality;
 mod fixture;
