@@ -58,7 +58,7 @@ pub struct Launch {
 ///
 /// - The first rank that fails ends the run: after 200 ms in which others may fail too, the rest is
 ///   killed. Exit codes 0 and 75 are no failures. The cause is the rank that ended first. A rank that
-///   fell because of another says so with a `Failed` message whose `rank` is the one it blames; it
+///   fell because of another says so in its `Failed` message (`blames`); it
 ///   is named only if no other rank failed, and the others get up to 2 s for that.
 /// - The first stop request sends `SIGTERM` to the workers, the second kills them.
 /// - No worker is left when this returns, except one that the kernel cannot kill; the report

@@ -224,6 +224,7 @@ mod tests {
     fn a_rank_that_gave_a_reason_is_quoted() {
         let failure = Failure {
             rank: 1,
+            blames: None,
             code: 4,
             message: "loss is NaN\nin block 3".to_owned(),
             hint: Some("lower `optimizer.lr`".to_owned()),

@@ -13,11 +13,9 @@ pub(crate) struct Suspect<'a> {
 }
 
 impl Suspect<'_> {
-    /// Whether it says itself that it fell because another rank did: the `rank` of its `Failed`
-    /// message is the rank it blames.
+    /// Whether it says itself that it fell because another rank did.
     pub(crate) fn is_victim(&self) -> bool {
-        self.failure
-            .is_some_and(|failure| failure.rank != self.rank)
+        self.failure.is_some_and(|failure| failure.blames.is_some())
     }
 }
 
@@ -33,9 +31,10 @@ pub(crate) fn culprit<'a>(suspects: &[Suspect<'a>]) -> Option<Suspect<'a>> {
 mod tests {
     use super::*;
 
-    fn blames(rank: usize) -> Failure {
+    fn failure(blames: Option<usize>) -> Failure {
         Failure {
-            rank,
+            rank: 0,
+            blames,
             code: 1,
             message: "lost".to_owned(),
             hint: None,
@@ -44,7 +43,7 @@ mod tests {
 
     #[test]
     fn the_first_to_end_is_the_cause_unless_it_is_a_victim() {
-        let (of_2, of_3) = (blames(2), blames(3));
+        let (own, of_2, of_3) = (failure(None), failure(Some(2)), failure(Some(3)));
         let suspect = |rank, order, failure| Suspect {
             rank,
             order,
@@ -52,7 +51,7 @@ mod tests {
         };
         let named = |suspects: &[Suspect<'_>]| culprit(suspects).map(|suspect| suspect.rank);
         assert_eq!(
-            named(&[suspect(0, 1, None), suspect(2, 0, Some(&of_2))]),
+            named(&[suspect(0, 1, None), suspect(2, 0, Some(&own))]),
             Some(2)
         );
         assert_eq!(

@@ -37,16 +37,9 @@ pub enum ModelError {
         /// How many there are.
         found: usize,
     },
-    /// A sequence longer than the rotary table.
-    #[error(
-        "sequence of {seq_len} tokens, but the model was built for at most {max}: raise `data.seq_len`"
-    )]
-    TooLong {
-        /// Tokens in the sequence.
-        seq_len: usize,
-        /// Positions of the table.
-        max: usize,
-    },
+    /// A model whose weights are no longer numbers.
+    #[error("the model gives a logit that is not a number: its weights have diverged")]
+    NotANumber,
     /// A prompt of no tokens.
     #[error("the prompt is empty: give at least one token to continue")]
     EmptyPrompt,

@@ -74,10 +74,14 @@ fn last_logits(
     let logits = model
         .head
         .logits(Weights::new(parameters, model.ids(head)), &last)?;
-    Ok(logits
+    let logits: Vec<f32> = logits
         .to_dtype(candle_core::DType::F32)?
         .flatten_all()?
-        .to_vec1()?)
+        .to_vec1()?;
+    if logits.iter().any(|logit| logit.is_nan()) {
+        return Err(ModelError::NotANumber);
+    }
+    Ok(logits)
 }
 
 /// Draws a token: nucleus sampling (Holtzman et al., arXiv:1904.09751). `uniform` is in `[0, 1)`.

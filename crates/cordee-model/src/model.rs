@@ -1,6 +1,6 @@
 //! A whole model: its segments in order, and the list of all parameters.
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use cordee_config::{ModelConfig, ModelFamily};
 use cordee_memory::{Buffer, DType, Layout, ViewMut};
@@ -101,19 +101,6 @@ impl Model {
     /// Which parameters a segment is lent; a tied head's last one is the embedding's.
     pub fn ids(&self, segment: usize) -> &[usize] {
         &self.ids[segment]
-    }
-
-    /// Which parameters are a segment's own.
-    pub fn own_ids(&self, segment: usize) -> Range<usize> {
-        let own = if segment == 0 {
-            self.embedding.parameters().len()
-        } else if segment <= self.blocks.len() {
-            self.blocks[segment - 1].parameters().len()
-        } else {
-            self.head.parameters().len()
-        };
-        let first = self.ids[segment][0];
-        first..first + own
     }
 
     /// Longest sequence the model was built for.

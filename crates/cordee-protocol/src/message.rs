@@ -3,7 +3,7 @@
 //! A worker computes and the launcher shows: whether a line becomes a bar, plain text, JSON or
 //! nothing is decided where the terminal is.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Something a worker tells its launcher. Only rank 0 sends more than `Warning` and `Failed`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,8 +65,10 @@ pub struct StepProgress {
     /// Steps of the whole run.
     pub steps: u64,
     /// Mean loss per trained token, in nats.
+    #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
     /// Norm of the gradient before clipping.
+    #[serde(deserialize_with = "null_is_nan")]
     pub grad_norm: f64,
     /// Learning rate of the step.
     pub lr: f64,
@@ -92,6 +94,7 @@ pub struct Evaluation {
     /// Optimizer steps done.
     pub step: u64,
     /// Mean loss per token over all sources, in nats.
+    #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
     /// Seconds it took.
     pub seconds: f64,
@@ -105,11 +108,14 @@ pub struct SourceEvaluation {
     /// Name of the source.
     pub name: String,
     /// Mean loss per token, in nats.
+    #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
     /// The loss in bits per byte of text.
+    #[serde(deserialize_with = "null_is_nan")]
     pub bits_per_byte: f64,
     /// Entropy of the same tokens' own frequencies, in bits per byte: what a model that knows no
     /// context but knows these frequencies exactly would need.
+    #[serde(deserialize_with = "null_is_nan")]
     pub unigram_bits_per_byte: f64,
 }
 
@@ -133,14 +139,22 @@ pub struct Summary {
 /// Why a rank gives up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
-    /// The rank.
+    /// The rank that gives up.
     pub rank: usize,
+    /// The rank without which it would not have: one that failed before, or never came.
+    #[serde(default)]
+    pub blames: Option<usize>,
     /// The exit code it ends with.
     pub code: u8,
     /// What happened, from the outermost error to its cause.
     pub message: String,
     /// What to try.
     pub hint: Option<String>,
+}
+
+/// JSON has no NaN and no infinity; both are written as null, which is read as NaN.
+fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl WorkerMessage {
@@ -170,5 +184,29 @@ mod tests {
         let line = message.to_line();
         assert_eq!(line.matches('\n').count(), 1);
         assert_eq!(WorkerMessage::from_line(&line).unwrap(), message);
+    }
+
+    #[test]
+    fn a_loss_that_is_no_number_arrives_as_nan() {
+        let message = WorkerMessage::Evaluation(Evaluation {
+            step: 3,
+            loss: f64::INFINITY,
+            seconds: 0.5,
+            sources: vec![SourceEvaluation {
+                name: "a".to_owned(),
+                loss: f64::NAN,
+                bits_per_byte: f64::NAN,
+                unigram_bits_per_byte: 2.5,
+            }],
+        });
+        let WorkerMessage::Evaluation(read) = WorkerMessage::from_line(&message.to_line()).unwrap()
+        else {
+            panic!("it is an evaluation");
+        };
+        assert!(
+            read.loss.is_nan()
+                && read.sources[0].loss.is_nan()
+                && read.sources[0].bits_per_byte.is_nan()
+        );
     }
 }

@@ -54,6 +54,69 @@ pub(crate) enum Saved {
     },
 }
 
+/// Why a rank cannot do its part of a save.
+enum Refusal {
+    /// The disk or the metrics: the next attempt may succeed.
+    Lasting(String),
+    /// Ranks hold different bits: no later checkpoint could be trusted.
+    Replicas(String),
+}
+
+impl Refusal {
+    /// As it travels between ranks: a letter for the kind, then the text.
+    fn to_text(&self) -> String {
+        match self {
+            Self::Lasting(why) => format!("l{why}"),
+            Self::Replicas(why) => format!("r{why}"),
+        }
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        let replicas = text
+            .strip_prefix('r')
+            .map(|why| Self::Replicas(why.to_owned()));
+        replicas.or_else(|| {
+            text.strip_prefix('l')
+                .map(|why| Self::Lasting(why.to_owned()))
+        })
+    }
+}
+
+impl From<CheckpointError> for Refusal {
+    fn from(error: CheckpointError) -> Self {
+        let text = error.to_string();
+        match error {
+            CheckpointError::ReplicasDiffer { .. } => Self::Replicas(text),
+            _ => Self::Lasting(text),
+        }
+    }
+}
+
+/// Checks that every rank holds the same bits, naming those that do not.
+pub(crate) fn check_replicas(
+    state: &TrainState,
+    group: &mut dyn ProcessGroup,
+) -> Result<(), TrainError> {
+    let hashes = group.gather_bytes(memory_hash(state).as_bytes())?;
+    let odd: Vec<String> = (1..hashes.len())
+        .filter(|&rank| hashes[rank] != hashes[0])
+        .map(|rank| rank.to_string())
+        .collect();
+    if odd.is_empty() {
+        return Ok(());
+    }
+    let why = format!("not as on rank 0: ranks {}", odd.join(", "));
+    Err(TrainError::ReplicasDiffer {
+        step: state.step,
+        why,
+    })
+}
+
+/// The hash of all that must be equal on every rank.
+fn memory_hash(state: &TrainState) -> String {
+    checkpoint::hash_memory(&state.persistent().map(|(_, buffer)| buffer.as_bytes()))
+}
+
 impl Checkpoints {
     pub(crate) fn new(
         run_dir: &Path,
@@ -70,41 +133,46 @@ impl Checkpoints {
         })
     }
 
-    /// Writes this rank's share, and commits on rank 0 once all shares are there. An error of the
-    /// disk gives the attempt up on all ranks; only an error between ranks is returned as one.
+    /// Writes this rank's share, and commits on rank 0 once all shares are there. What stands in the
+    /// way of a rank, `obstacle` too, gives the attempt up on all ranks; only an error between
+    /// ranks, or replicas that differ, is returned as one.
     pub(crate) fn save(
         &self,
         state: &TrainState,
         run: &RunState,
+        obstacle: Option<String>,
         group: &mut dyn ProcessGroup,
     ) -> Result<Saved, TrainError> {
-        let rank = group.rank();
-        let begun = if rank == 0 {
-            checkpoint::begin(&self.dir, state.step).map(drop)
+        let (rank, step) = (group.rank(), state.step);
+        let begun = match obstacle {
+            Some(obstacle) => Err(Refusal::Lasting(obstacle)),
+            None if rank == 0 => checkpoint::begin(&self.dir, step)
+                .map(drop)
+                .map_err(Refusal::from),
+            None => Ok(()),
+        };
+        if let Some(abandoned) = self.agree(step, begun, group)? {
+            return Ok(abandoned);
+        }
+        let temporary = checkpoint::temporary_path(&self.dir, step);
+        let written = self
+            .write_share(&temporary, rank, state)
+            .map_err(Refusal::from);
+        if let Some(abandoned) = self.agree(step, written, group)? {
+            return Ok(abandoned);
+        }
+        let mut committed = None;
+        let outcome = if rank == 0 {
+            self.commit(&temporary, run)
+                .map(|it| committed = Some(it))
+                .map_err(Refusal::from)
         } else {
             Ok(())
         };
-        if let Some(abandoned) = self.agree(state.step, begun.err(), group)? {
+        if let Some(abandoned) = self.agree(step, outcome, group)? {
             return Ok(abandoned);
         }
-        let temporary = checkpoint::temporary_path(&self.dir, state.step);
-        let written = self.write_share(&temporary, rank, state);
-        if let Some(abandoned) = self.agree(state.step, written.err(), group)? {
-            return Ok(abandoned);
-        }
-        let committed = if rank == 0 {
-            self.commit(&temporary, run).map(Some)
-        } else {
-            Ok(None)
-        };
-        let (committed, error) = match committed {
-            Ok(committed) => (committed, None),
-            Err(error) => (None, Some(error)),
-        };
-        if let Some(abandoned) = self.agree(state.step, error, group)? {
-            return Ok(abandoned);
-        }
-        let path = checkpoint::committed_path(&self.dir, state.step);
+        let path = checkpoint::committed_path(&self.dir, step);
         let (bytes, warning) = committed.map_or((0, None), |committed| {
             let hint = committed.warning.map(|error| error.to_string());
             (committed.bytes, hint.or_else(|| self.retain()))
@@ -120,25 +188,39 @@ impl Checkpoints {
     fn agree(
         &self,
         step: u64,
-        error: Option<CheckpointError>,
+        outcome: Result<(), Refusal>,
         group: &mut dyn ProcessGroup,
     ) -> Result<Option<Saved>, TrainError> {
-        let own = error.map_or_else(String::new, |error| error.to_string());
+        let own = outcome.map_or_else(|refusal| refusal.to_text(), |()| String::new());
         let all = group.gather_bytes(own.as_bytes())?;
-        let failed = all.iter().enumerate().filter(|(_, text)| !text.is_empty());
-        let mut why: Vec<String> = failed
-            .map(|(rank, text)| format!("rank {rank}: {}", String::from_utf8_lossy(text)))
+        let texts = all.iter().map(|text| String::from_utf8_lossy(text));
+        let refusals: Vec<(usize, Refusal)> = texts
+            .enumerate()
+            .filter_map(|(rank, text)| Some((rank, Refusal::from_text(&text)?)))
             .collect();
-        if why.is_empty() {
+        if refusals.is_empty() {
             return Ok(None);
         }
-        if group.rank() == 0
-            && let Err(error) = checkpoint::abandon(&checkpoint::temporary_path(&self.dir, step))
-        {
-            why.push(format!("clearing the attempt away: {error}"));
+        let clearing = checkpoint::temporary_path(&self.dir, step);
+        let cleared = if group.rank() == 0 {
+            checkpoint::abandon(&clearing)
+        } else {
+            Ok(())
+        };
+        let mut whys = Vec::new();
+        for (rank, refusal) in refusals {
+            match refusal {
+                Refusal::Replicas(why) => return Err(TrainError::ReplicasDiffer { step, why }),
+                Refusal::Lasting(why) => whys.push(format!("rank {rank}: {why}")),
+            }
         }
+        whys.extend(
+            cleared
+                .err()
+                .map(|error| format!("clearing the attempt away: {error}")),
+        );
         Ok(Some(Saved::Abandoned {
-            why: why.join("; "),
+            why: whys.join("; "),
         }))
     }
 
@@ -148,8 +230,7 @@ impl Checkpoints {
         rank: usize,
         state: &TrainState,
     ) -> Result<(), CheckpointError> {
-        let whole = state.persistent().map(|(_, buffer)| buffer.as_bytes());
-        let memory_hash = checkpoint::hash_memory(&whole);
+        let memory_hash = memory_hash(state);
         let bytes_of = |name: &str| tensor_bytes(state, name);
         checkpoint::write_shard(
             temporary,

@@ -112,3 +112,87 @@ impl Split {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Tensor;
+    use cordee_config::{ModelConfig, ModelFamily};
+    use cordee_memory::{Buffer, DType};
+    use cordee_model::{Embedding, Head, Init, ModelError, Parameter, Saved, Segment};
+
+    use super::*;
+
+    /// A block that scales nothing and forgets the gradient of its one parameter.
+    struct Forgetful([Parameter; 1]);
+
+    impl Segment for Forgetful {
+        fn parameters(&self) -> &[Parameter] {
+            &self.0
+        }
+
+        fn forward(
+            &self,
+            _: &Context<'_>,
+            _: Weights<'_>,
+            x: Tensor,
+        ) -> Result<(Tensor, Saved), ModelError> {
+            Ok((x, Saved::new([])))
+        }
+
+        fn backward(
+            &self,
+            _: &Context<'_>,
+            _: Weights<'_>,
+            _: Saved,
+            dy: Tensor,
+            _: &mut Gradients<'_, '_>,
+        ) -> Result<Tensor, ModelError> {
+            Ok(dy)
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_no_backward_reaches_is_found() {
+        let config = ModelConfig {
+            family: ModelFamily::Llama,
+            dim: 4,
+            layers: 1,
+            heads: 1,
+            kv_heads: None,
+            head_dim: None,
+            ffn: 4,
+            rope_theta: 1e4,
+            norm_eps: 1e-5,
+            tie_embeddings: true,
+            init_std: 0.1,
+        };
+        let forgotten = Parameter::new("scale", &[4], Init::Ones);
+        let blocks: Vec<Box<dyn Segment>> = vec![Box::new(Forgetful([forgotten]))];
+        let model = Model::from_segments(
+            Embedding::new(8, 4, 0.1),
+            blocks,
+            Head::new(8, 4, &config),
+            4,
+        );
+        let layout = model.layout(DType::F32).unwrap();
+        let mut parameters = Buffer::zeroed(DType::F32, layout.len()).unwrap();
+        model.initialise(&layout, &mut parameters, 1).unwrap();
+        let mut gradients = Buffer::zeroed(DType::F32, layout.len()).unwrap();
+        let views = crate::state::parameter_views(&layout, &parameters).unwrap();
+        let mut lent = gradients.views_mut(layout.slots()).unwrap();
+        let batch = Batch {
+            rows: 1,
+            seq_len: 2,
+            tokens: vec![1, 2, 3],
+            loss_mask: None,
+            sources: vec![0],
+        };
+
+        let mut engine = Engine::new(&model);
+        engine.forward_backward(&batch, &views, &mut lent).unwrap();
+        let untouched = engine
+            .untouched()
+            .map(|id| model.parameters()[id].name.as_str());
+        assert_eq!(untouched, Some("scale"));
+    }
+}

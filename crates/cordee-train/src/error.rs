@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use cordee_checkpoint::CheckpointError;
-use cordee_comm::CommError;
+use cordee_comm::{CommError, Operation};
 use cordee_data::DataError;
 use cordee_memory::MemoryError;
 use cordee_metrics::MetricsError;
@@ -35,17 +35,21 @@ pub enum TrainError {
     /// Metrics could not be written.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
-    /// Loss or gradient is no longer a number.
-    #[error("training diverged at step {step}: loss {loss}, gradient norm {grad_norm}{}", first_parameter(.parameter.as_deref()))]
+    /// Something is no longer a number.
+    #[error("training diverged at step {step}: {what}")]
     Diverged {
-        /// The step that would have been done.
+        /// The step that was not done, or after which it was seen.
         step: u64,
-        /// Mean loss of the step.
-        loss: f64,
-        /// Norm of the gradient.
-        grad_norm: f64,
-        /// The first parameter whose gradient is not finite.
-        parameter: Option<String>,
+        /// What is not finite.
+        what: String,
+    },
+    /// Ranks that should hold the same bits do not.
+    #[error("ranks do not hold the same weights and moments at step {step}: {why}")]
+    ReplicasDiffer {
+        /// Optimizer steps done.
+        step: u64,
+        /// Which ranks hold what.
+        why: String,
     },
     /// A parameter that the loss does not depend on.
     #[error("parameter `{parameter}` received no gradient in the first step: {why}")]
@@ -95,19 +99,19 @@ pub enum TrainError {
     },
 }
 
-fn first_parameter(parameter: Option<&str>) -> String {
-    parameter.map_or_else(String::new, |name| {
-        format!("; the first gradient that is not finite is that of `{name}`")
-    })
-}
-
 impl TrainError {
     /// The exit code that tells a scheduler what to do.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Diverged { .. } => ExitCode::Diverged,
             Self::ForeignCheckpoint { .. } | Self::NothingTrained { .. } => ExitCode::Usage,
-            Self::NoRoom { .. } => ExitCode::Environment,
+            Self::NoRoom { .. } | Self::Memory(_) | Self::Model(ModelError::Memory(_)) => {
+                ExitCode::Environment
+            }
+            Self::Comm(CommError::Timeout { call, .. }) if call.operation == Operation::Join => {
+                ExitCode::RendezvousTimeout
+            }
+            Self::Comm(CommError::Timeout { .. }) => ExitCode::Hang,
             _ => ExitCode::Failed,
         }
     }
@@ -125,6 +129,15 @@ impl TrainError {
                 "resume with the config and data the run began with, or choose another --run-dir",
             ),
             Self::NoRoom { .. } => Some("free some space, or choose another --run-dir"),
+            Self::ReplicasDiffer { .. } => Some(
+                "a rank's memory or processor is at fault, or processors of different kinds are mixed; go on from the last checkpoint with --resume",
+            ),
+            Self::Memory(_) | Self::Model(ModelError::Memory(_)) => {
+                Some("this model needs more memory than there is")
+            }
+            Self::Comm(CommError::Timeout { .. }) => Some(
+                "look into the log of the rank that did not arrive; parallel.timeout says how long to wait for it",
+            ),
             Self::NotSaved { .. } => {
                 Some("free some space, then resume with --resume: older checkpoints are untouched")
             }

@@ -1,6 +1,6 @@
-//! Whole training steps against PyTorch's, on the traces that lie beside a developer's checkout.
+//! Whole training steps against PyTorch's, on a trace of them.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{collections::HashMap, path::Path};
 
 use cordee_comm::SharedMemoryGroup;
 use cordee_config::{ModelConfig, OptimizerConfig};
@@ -15,23 +15,6 @@ use crate::{
     optimizer::{self, Update},
     state::parameter_views,
 };
-
-/// The folder of traces, or nothing and a word where there is none.
-fn golden(family: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../../shared/golden")
-        .join(family);
-    if path.exists() {
-        return Some(path);
-    }
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "{} is missing, and CI must run it",
-        path.display()
-    );
-    println!("skipped: no PyTorch traces beside this checkout");
-    None
-}
 
 fn model_config(config: &Value) -> ModelConfig {
     let size = |key: &str| config[key].as_u64().unwrap() as usize;
@@ -56,7 +39,7 @@ fn relative(found: f64, expected: f64) -> f64 {
 
 #[test]
 fn llama_trains_as_in_pytorch() {
-    let Some(dir) = golden("llama") else { return };
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama");
     let json = |name: &str| -> Value {
         serde_json::from_slice(&std::fs::read(dir.join(name)).unwrap()).unwrap()
     };

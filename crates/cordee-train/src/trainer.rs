@@ -14,16 +14,15 @@ use cordee_config::Plan;
 use cordee_data::{BatchShape, Corpus, Loader, Prefetch, Validation, samples_for};
 use cordee_metrics::{Event, EventKind, Recorder, StepRecord, unix_time};
 use cordee_model::{Model, Sampling};
-use cordee_ops::gradient_norm;
 use cordee_protocol::{Evaluation, StepProgress, Summary, WorkerMessage};
 
 use crate::{
     TrainError, TrainState,
     banner::banner,
-    checkpoints::{Checkpoints, RunState, Saved, restore},
+    checkpoints::{Checkpoints, RunState, Saved, check_replicas, restore},
     engine::Engine,
     evaluation::evaluate,
-    optimizer::{self, Update},
+    optimizer::{self, Update, first_parameter, is_not_finite, is_zero},
     progress::{Stopwatch, resident_bytes},
     sample::continue_text,
     schedule::learning_rate,
@@ -66,7 +65,13 @@ pub fn train(
         }
     };
     if let Some(recorder) = trainer.recorder.take() {
-        recorder.finish()?;
+        let dropped = recorder.finish()?;
+        if dropped > 0 {
+            let text = format!(
+                "{dropped} records are not in the TensorBoard files, which could not keep up"
+            );
+            (trainer.tell)(WorkerMessage::Warning { rank: 0, text });
+        }
         (trainer.tell)(WorkerMessage::Summary(summary.clone()));
     }
     Ok(summary)
@@ -111,6 +116,7 @@ impl<'a> Trainer<'a> {
             None => model.initialise(&state.layout, &mut state.parameters, config.train.seed)?,
             Some(path) => check_origin(path, &restore(path, &mut state)?, run)?,
         }
+        check_replicas(&state, group)?;
         let first_step = state.step;
         let checkpoints = Checkpoints::new(run.run_dir, &state, run.plan)?;
         let recorder = if group.rank() == 0 {
@@ -235,7 +241,9 @@ impl<'a> Trainer<'a> {
                 "nothing left to train: step {} of {} is done; raise `train.steps` or --max-steps to go on",
                 self.state.step, self.run.last_step
             );
-            self.warn(text);
+            if self.group.rank() == 0 {
+                self.warn(text);
+            }
             return Ok(false);
         }
         loop {
@@ -336,21 +344,21 @@ impl<'a> Trainer<'a> {
 
     /// Stops the run before a bad gradient changes a weight.
     fn check(&self, step: u64, loss: f64, grad_norm: f64) -> Result<(), TrainError> {
+        let TrainState {
+            gradients, layout, ..
+        } = &self.state;
         if !loss.is_finite() || !grad_norm.is_finite() {
-            let parameter = optimizer::first_parameter(self.model, &self.state, |gradient| {
-                Ok(gradient_norm::first_non_finite(gradient)?.is_some())
-            })?;
-            return Err(TrainError::Diverged {
-                step,
-                loss,
-                grad_norm,
-                parameter,
-            });
+            let parameter = first_parameter(gradients, layout, is_not_finite)?;
+            let mut what = format!("loss {loss}, gradient norm {grad_norm}");
+            if let Some(name) = parameter {
+                what.push_str(&format!(
+                    "; the first gradient that is not finite is that of `{name}`"
+                ));
+            }
+            return Err(TrainError::Diverged { step, what });
         }
         if step == self.first_step + 1 {
-            let zero = optimizer::first_parameter(self.model, &self.state, |gradient| {
-                Ok(gradient_norm::sum_of_squares(gradient)? == 0.0)
-            })?;
+            let zero = first_parameter(gradients, layout, is_zero)?;
             if let Some(parameter) = zero {
                 return Err(TrainError::MissingGradient {
                     parameter,
@@ -417,19 +425,30 @@ impl<'a> Trainer<'a> {
     fn save(&mut self, last: bool) -> Result<(), TrainError> {
         let started = Instant::now();
         let step = self.state.step;
-        if let Some(recorder) = &self.recorder
-            && let Err(error) = recorder.flush()
-        {
-            // The lines stay in memory and are tried again; the end of the run insists on them.
-            self.warn(format!("metrics could not be written yet: {error}"));
+        let not_finite =
+            first_parameter(&self.state.parameters, &self.state.layout, is_not_finite)?;
+        if let Some(name) = not_finite {
+            return Err(TrainError::Diverged {
+                step,
+                what: format!("weights of `{name}` are not finite"),
+            });
         }
+        // A resume cuts lines past its checkpoint and cannot bring back lines before it.
+        let unwritten = self
+            .recorder
+            .as_ref()
+            .and_then(|recorder| recorder.flush().err());
+        let obstacle = unwritten.map(|error| format!("metrics cannot be written: {error}"));
         let run = RunState {
             step,
             config_fingerprint: self.run.plan.fingerprint.clone(),
             corpus_fingerprint: self.run.corpus.fingerprint().to_owned(),
             world_size: self.run.plan.world_size,
         };
-        match self.checkpoints.save(&self.state, &run, &mut *self.group)? {
+        match self
+            .checkpoints
+            .save(&self.state, &run, obstacle, &mut *self.group)?
+        {
             Saved::Committed {
                 path,
                 bytes,
@@ -492,6 +511,13 @@ impl<'a> Trainer<'a> {
         if let Some(recorder) = &self.recorder {
             recorder.event(evaluation_event(&evaluation));
             (self.tell)(WorkerMessage::Evaluation(evaluation.clone()));
+        }
+        if !evaluation.loss.is_finite() {
+            let what = format!("validation loss {}", evaluation.loss);
+            return Err(TrainError::Diverged {
+                step: self.state.step,
+                what,
+            });
         }
         Ok(evaluation)
     }

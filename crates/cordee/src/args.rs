@@ -58,7 +58,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "N")]
     pub(crate) max_steps: Option<u64>,
     /// Seed of initial weights and data order; short for --set train.seed=N.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub(crate) seed: Option<u64>,
     /// How progress is shown: a bar on a terminal, lines elsewhere.
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]

@@ -10,9 +10,6 @@ use anyhow::Context;
 use cordee_config::Plan;
 use serde::{Deserialize, Serialize};
 
-/// Environment variable that holds the number of the file descriptor a job is read from.
-pub(crate) const JOB_FD: &str = "CORDEE_JOB_FD";
-
 /// A training job, the same for every rank.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Job {

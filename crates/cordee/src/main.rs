@@ -8,6 +8,7 @@
 mod args;
 mod commands;
 mod console;
+mod devices;
 mod failure;
 mod job;
 #[cfg(test)]

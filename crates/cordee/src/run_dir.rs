@@ -1,6 +1,10 @@
 //! Where a run keeps what it writes, and which run is resumed.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, anyhow};
 use cordee_protocol::ExitCode;
@@ -10,6 +14,9 @@ use crate::failure::Failure;
 
 /// The folder in which runs are made when no directory is named.
 const RUNS: &str = "runs";
+
+/// Held by the process that is at work in a run directory.
+const LOCK: &str = ".lock";
 
 /// A run directory.
 #[derive(Clone, Debug)]
@@ -38,7 +45,46 @@ impl RunDir {
 
     /// Whether a run has begun here.
     pub(crate) fn has_run(&self) -> bool {
-        self.config().exists()
+        self.config().exists() && self.0.join("env.json").exists()
+    }
+
+    /// Holds the run for this process: two at work in one directory would tear its files. Released
+    /// when the process ends, however it ends.
+    pub(crate) fn lock(&self) -> Result<File, Failure> {
+        let environment = |error: std::io::Error| Failure::new(ExitCode::Environment, error);
+        fs::create_dir_all(&self.0).map_err(environment)?;
+        let path = self.0.join(LOCK);
+        let mut options = fs::OpenOptions::new();
+        let file = options
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(environment)?;
+        let mut file = file.into_file();
+        if file.try_lock().is_err() {
+            let pid = std::io::read_to_string(&file).unwrap_or_default();
+            let error = anyhow!(
+                "another cordee (pid {}) is at work in {}",
+                pid.trim(),
+                self.0.display()
+            );
+            return Err(Failure::new(ExitCode::Failed, error)
+                .with_hint("wait for it to end, or stop it first"));
+        }
+        let written = file
+            .set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
+        written.map_err(environment)?;
+        Ok(file)
+    }
+
+    /// The refusal to begin a run where there is something already.
+    pub(crate) fn occupied(&self) -> Failure {
+        let error = anyhow!("the run directory {} already exists", self.0.display());
+        let hint = "go on with that run by adding --resume, or choose another --run-dir; nothing was changed";
+        Failure::usage(error).with_hint(hint)
     }
 
     /// How often the run has been started, the start at hand included.
@@ -60,12 +106,16 @@ impl RunDir {
             )),
         };
         let run = Self(absolute(&path)?);
-        let occupied = run.0.exists()
-            && fs::read_dir(&run.0).map_or(true, |mut entries| entries.next().is_some());
-        if occupied {
-            let error = anyhow!("the run directory {} already exists", path.display());
-            let hint = "go on with that run by adding --resume, or choose another --run-dir; nothing was changed";
-            return Err(Failure::usage(error).with_hint(hint));
+        if run.0.exists() {
+            let entries = fs::read_dir(&run.0).map_err(Failure::usage)?;
+            let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
+            // The lock of a start that came to nothing is no run.
+            if names
+                .into_iter()
+                .any(|name| name.map_or(true, |name| name != LOCK))
+            {
+                return Err(run.occupied());
+            }
         }
         Ok(run)
     }
@@ -91,7 +141,13 @@ impl RunDir {
             return Ok((run, checkpoint));
         }
         if let Some(given) = given {
-            return Ok((Self(absolute(given)?), None));
+            let run = Self(absolute(given)?);
+            let run = if run.has_run() {
+                run
+            } else {
+                Self::fresh(Some(given), name)?
+            };
+            return Ok((run, None));
         }
         match newest_run(name) {
             Some(path) => Ok((Self(absolute(&path)?), None)),
@@ -107,7 +163,16 @@ impl RunDir {
             let run = run.ok_or_else(|| {
                 Failure::usage(anyhow!("{} is in no run directory", path.display()))
             })?;
-            return Ok((Self(run), Some(path)));
+            let run = Self(run);
+            if !run.has_run() {
+                let error = anyhow!(
+                    "{} is a checkpoint outside of a run directory",
+                    path.display()
+                );
+                let hint = "checkpoints are used where they were written, in DIR/checkpoints of a run directory DIR";
+                return Err(Failure::usage(error).with_hint(hint));
+            }
+            return Ok((run, Some(path)));
         }
         let run = Self(path);
         if run.has_run() {

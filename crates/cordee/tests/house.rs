@@ -263,3 +263,50 @@ fn files_stay_small() {
     let median = lengths[lengths.len() / 2];
     assert!(median <= 200, "the median file has {median} lines");
 }
+
+/// The files of the command line that work before there are ranks, and in a CUDA build without CUDA.
+const BEFORE_RANKS: [&str; 4] = ["train.rs", "prepare.rs", "resume.rs", "config.rs"];
+
+#[test]
+fn what_runs_before_ranks_names_nothing_that_needs_candle() {
+    for file in BEFORE_RANKS {
+        let path = root().join("crates/cordee/src/commands").join(file);
+        let source = std::fs::read_to_string(&path).unwrap();
+        for forbidden in [
+            "cordee_train",
+            "cordee_model",
+            "cordee_ops",
+            "cordee_comm",
+            "candle_core",
+        ] {
+            assert!(
+                !source.contains(forbidden),
+                "{} names {forbidden}",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn libraries_read_no_environment_and_never_exit() {
+    for (name, _) in FLOORS.iter().filter(|(name, _)| *name != "cordee") {
+        let dir = root().join("crates").join(name).join("src");
+        for path in if dir.exists() {
+            sources(&dir)
+        } else {
+            Vec::new()
+        } {
+            let source = std::fs::read_to_string(&path).unwrap();
+            // Unit tests stand at the end of their file.
+            let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            for forbidden in ["env::var", "env::args", "process::exit"] {
+                assert!(
+                    !code.contains(forbidden),
+                    "{} uses {forbidden}",
+                    path.display()
+                );
+            }
+        }
+    }
+}

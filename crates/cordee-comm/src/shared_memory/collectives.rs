@@ -103,7 +103,10 @@ impl Peers {
             // SAFETY: the only buffer in this range is lent to the collective as `&mut`, so that
             // nobody holds a reference into it.
             let detached = unsafe { allocation.mapping.detach(start..start + allocation.stride) };
-            debug_assert!(detached.is_ok(), "private pages replace shared ones");
+            assert!(
+                detached.is_ok(),
+                "memory that other ranks may still write could not be cut off: {detached:?}"
+            );
         }
         result
     }

@@ -15,6 +15,9 @@ use rustix::{io::Errno, thread::futex};
 use super::control::{Control, Words};
 use crate::{Call, CommError, Result, call::CALL_WORDS};
 
+/// Longest single sleep while waiting for other ranks.
+const SLICE: Duration = Duration::from_secs(1);
+
 /// How often a rank looks before it sleeps: about a microsecond, less than sleeping costs.
 const LOOKS: u32 = 32;
 
@@ -104,12 +107,11 @@ impl Meeting {
     /// Sleeps until the epoch moves on.
     fn wait(&self, call: &Call) -> Result<()> {
         let epoch = &self.control.header().epoch.0;
-        let started = Instant::now();
+        let mut waited = Duration::ZERO;
         let mut looks = self.looks;
         loop {
             let seen = epoch.load(Ordering::Acquire);
-            // The epoch counts in steps of two and wraps, so that its upper 31 bits are compared.
-            if seen >> 1 != self.met & (u32::MAX >> 1) {
+            if self.is_over(seen) {
                 return Ok(());
             }
             if seen & 1 == 1 {
@@ -120,16 +122,32 @@ impl Meeting {
                 std::hint::spin_loop();
                 continue;
             }
-            let waited = started.elapsed();
-            let Some(left) = self
-                .timeout
-                .checked_sub(waited)
-                .filter(|left| !left.is_zero())
-            else {
-                return Err(self.timed_out(call, waited));
-            };
-            sleep(epoch, seen, left);
+            let left = self.timeout.saturating_sub(waited);
+            if left.is_zero() {
+                let missing = self.missing();
+                // The last rank may have come since the last look.
+                if self.is_over(epoch.load(Ordering::Acquire)) {
+                    return Ok(());
+                }
+                return Err(CommError::Timeout {
+                    rank: self.rank,
+                    call: Box::new(call.clone()),
+                    waited,
+                    missing,
+                });
+            }
+            let (slice, asleep) = (left.min(SLICE), Instant::now());
+            sleep(epoch, seen, slice);
+            // A job that a scheduler suspends for an hour has not waited for anyone in that hour:
+            // of a sleep that took far longer than asked, only what was asked counts, twice over.
+            waited += asleep.elapsed().min(2 * slice);
         }
+    }
+
+    /// Whether the meeting that this rank waits for has taken place by the epoch `seen`. The epoch
+    /// counts in steps of two and wraps, so that its upper 31 bits are compared.
+    fn is_over(&self, seen: u32) -> bool {
+        seen >> 1 != self.met & (u32::MAX >> 1)
     }
 
     fn peer_failed(&self, call: &Call) -> CommError {
@@ -145,17 +163,12 @@ impl Meeting {
         }
     }
 
-    fn timed_out(&self, call: &Call, waited: Duration) -> CommError {
-        let arrived = self.met.wrapping_add(1);
-        let missing = (0..self.world_size())
-            .filter(|&rank| self.control.page(rank).met.load(Ordering::Acquire) != arrived)
-            .collect();
-        CommError::Timeout {
-            rank: self.rank,
-            call: Box::new(call.clone()),
-            waited,
-            missing,
-        }
+    /// The ranks that have not come to this meeting; one that has gone on since is not among them.
+    fn missing(&self) -> Vec<usize> {
+        let came_last = |rank| self.control.page(rank).met.load(Ordering::Acquire);
+        (0..self.world_size())
+            .filter(|&rank| came_last(rank) == self.met)
+            .collect()
     }
 
     /// Finds a rank that was in another call than rank 0. Every rank finds the same one.

@@ -102,8 +102,10 @@ fn messages() -> File {
 }
 
 fn fail(blamed: usize) {
+    let rank: usize = std::env::var(names::RANK).unwrap().parse().unwrap();
     let failure = Failure {
-        rank: blamed,
+        rank,
+        blames: (blamed != rank).then_some(blamed),
         code: 1,
         message: format!("rank {blamed} fell"),
         hint: None,

@@ -1,4 +1,4 @@
-//! AdamW (Loshchilov and Hutter, 2019) over flat memory, with PyTorch's order of operations.
+//! AdamW (Loshchilov and Hutter, 2019) over flat memory, with PyTorch's formula.
 
 mod reference;
 #[cfg(test)]

@@ -86,10 +86,15 @@ pub(super) fn backward<T: Float>(rows: &Rows<'_, T>, dweight: &mut [T]) -> Vec<T
             partial
         })
         .collect();
+    // Thousands of partial sums, added one by one to an f32, would lose digits.
+    let mut sums = vec![0.0; dim];
     for partial in &partial_sums {
-        for (dweight, &partial) in dweight.iter_mut().zip(partial) {
-            *dweight += partial;
+        for (sum, &partial) in sums.iter_mut().zip(partial) {
+            *sum += partial.to_f64();
         }
+    }
+    for (dweight, sum) in dweight.iter_mut().zip(sums) {
+        *dweight += T::of(sum);
     }
     dx
 }

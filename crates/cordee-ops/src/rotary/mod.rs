@@ -58,6 +58,11 @@ fn rotate(x: &Tensor, positions: Positions<'_>, table: &Table, direction: f64) -
             return Err(OP.shape_error("x", shape, expected));
         }
     };
+    if let (Positions::Rows(expected), [_, len, _, _]) = (positions, shape)
+        && *len != expected
+    {
+        return Err(OP.shape_error("x", shape, format!("sequences of {expected} tokens")));
+    }
     check_positions(positions, tokens, table)?;
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, shape)?;

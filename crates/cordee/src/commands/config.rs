@@ -3,10 +3,10 @@
 use cordee_config::Loaded;
 use cordee_protocol::ExitCode;
 
-use super::train::DEFAULT_WORKERS;
 use crate::{
     args::{ConfigArgs, ConfigCommand},
     console::Console,
+    devices::default_workers,
     failure::Failure,
 };
 
@@ -14,11 +14,13 @@ pub(crate) fn run(command: &ConfigCommand) -> Result<u8, Failure> {
     match command {
         ConfigCommand::Show(args) => {
             let loaded = load(args)?;
-            loaded.plan(DEFAULT_WORKERS).map_err(Failure::usage)?;
+            loaded.plan(default_workers()?).map_err(Failure::usage)?;
             Console::print_data(&loaded.show());
         }
         ConfigCommand::Check(args) => {
-            load(args)?.plan(DEFAULT_WORKERS).map_err(Failure::usage)?;
+            load(args)?
+                .plan(default_workers()?)
+                .map_err(Failure::usage)?;
             Console::print_data(&format!("{}: ok\n", args.config.display()));
         }
     }

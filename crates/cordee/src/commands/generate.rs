@@ -6,13 +6,19 @@ use cordee_model::{Model, Sampling};
 use cordee_protocol::ExitCode;
 use cordee_train::continue_text;
 
-use super::{checkpoint::valid_checkpoint, train::DEFAULT_WORKERS};
-use crate::{args::GenerateArgs, console::Console, failure::Failure, run_dir::RunDir};
+use super::checkpoint::valid_checkpoint;
+use crate::{
+    args::GenerateArgs, console::Console, devices::default_workers, failure::Failure,
+    run_dir::RunDir,
+};
 
 pub(crate) fn run(args: &GenerateArgs) -> Result<u8, Failure> {
     let (run, named) = RunDir::containing(&args.run)?;
     let loaded = cordee_config::load(&run.config(), &[]).map_err(Failure::usage)?;
-    let config = loaded.plan(DEFAULT_WORKERS).map_err(Failure::usage)?.config;
+    let config = loaded
+        .plan(default_workers()?)
+        .map_err(Failure::usage)?
+        .config;
     let tokenizer = Tokenizer::open(&run.tokenizer()).map_err(failed)?;
     let model =
         Model::new(&config.model, tokenizer.vocab_size(), config.data.seq_len).map_err(failed)?;

@@ -4,6 +4,7 @@ mod checkpoint;
 mod config;
 mod generate;
 mod prepare;
+mod resume;
 mod train;
 mod worker;
 

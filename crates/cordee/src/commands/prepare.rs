@@ -21,6 +21,17 @@ pub(crate) fn prepare_data(plan: &Plan, console: &mut Console) -> Result<Corpus,
     })
     .map_err(failure)?;
     // What a rank would refuse is refused before there are ranks.
+    for source in corpus.sources() {
+        if source.validation.tokens < 2 {
+            let error = anyhow!(
+                "source `{}` has {} tokens held out for validation, and at least 2 are needed",
+                source.name,
+                source.validation.tokens
+            );
+            return Err(Failure::usage(error)
+                .with_hint("raise data.validation_fraction, or give the source more text"));
+        }
+    }
     let weights: Option<Vec<f64>> = data.sources.iter().map(|source| source.weight).collect();
     Loader::new(
         &corpus,

@@ -1,15 +1,15 @@
 //! `cordee train`: check everything that can be checked, start the ranks, show what they tell.
 
 use std::{
-    env, io,
+    env,
+    io::{self, Write as _},
     os::fd::AsFd,
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, anyhow};
-use cordee_checkpoint as checkpoint;
 use cordee_config::{Loaded, Plan};
 use cordee_data::Corpus;
 use cordee_launch::{Launch, Observer, Outcome, StopRequests, Stream};
@@ -21,44 +21,49 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use super::{config::load, prepare::prepare_data};
+use super::{config::load, prepare::prepare_data, resume::Course};
 use crate::{
     args::{ConfigArgs, TrainArgs},
     console::Console,
+    devices::default_workers,
     failure::Failure,
-    job::{JOB_FD, Job},
+    job::Job,
     run_dir::RunDir,
 };
 
-/// Ranks on a machine without GPUs, where the config names no number.
-pub(crate) const DEFAULT_WORKERS: usize = 2;
-
 pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
     let loaded = load(&with_seed(args))?;
-    let mut plan = loaded.plan(DEFAULT_WORKERS).map_err(Failure::usage)?;
+    let mut plan = loaded.plan(default_workers()?).map_err(Failure::usage)?;
     plan.config
         .make_paths_absolute(&env::current_dir().context("finding the current directory")?);
-    let last_step = args.max_steps.map_or(plan.config.train.steps.0, |max| {
-        max.min(plan.config.train.steps.0)
-    });
-    if args.dry_run {
-        Console::print_data(&describe(&plan, last_step));
-        return Ok(ExitCode::Done.code());
-    }
-
+    let last_step = args.max_steps.map_or(plan.steps, |max| max.min(plan.steps));
     let (run, named) = match &args.resume {
         None => (RunDir::fresh(args.run_dir.as_deref(), loaded.name())?, None),
         Some(resume) => RunDir::resumed(args.run_dir.as_deref(), resume, loaded.name())?,
     };
+    if args.dry_run {
+        check_paths(&plan)?;
+        Console::print_data(&describe(&plan, &run, last_step));
+        return Ok(ExitCode::Done.code());
+    }
+
     let mut console = Console::new(args.progress);
     let corpus = prepare_data(&plan, &mut console)?;
-    let mut warnings = Vec::new();
-    let mut resume = None;
+    let _lock = run.lock()?;
+    let mut course = Course::default();
     if run.has_run() {
-        warnings.extend(changes(&run, &plan)?);
-        resume = resume_point(&run, named, &mut warnings)?;
+        if args.resume.is_none() {
+            return Err(run.occupied());
+        }
+        course = Course::find(&run, named, &plan, &corpus)?;
+        course.take(&run)?;
+    } else if args.resume.is_some() {
+        course.warnings.push(format!(
+            "there is no run in {} yet, starting one",
+            run.path().display()
+        ));
     }
-    for warning in &warnings {
+    for warning in &course.warnings {
         console.warning(warning);
     }
     let attempt = run.next_attempt();
@@ -71,9 +76,9 @@ pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
         plan,
         corpus: corpus.entry().to_owned(),
         run_dir: run.path().to_owned(),
-        resume,
+        resume: course.checkpoint,
         last_step,
-        warnings,
+        warnings: course.warnings,
     };
     launch(&job, &run, attempt, console)
 }
@@ -88,63 +93,32 @@ fn with_seed(args: &TrainArgs) -> ConfigArgs {
     }
 }
 
-fn describe(plan: &Plan, last_step: u64) -> String {
-    let config = &plan.config;
+/// That there is something to read, as far as a look can tell.
+fn check_paths(plan: &Plan) -> Result<(), Failure> {
+    let data = &plan.config.data;
+    for path in data
+        .sources
+        .iter()
+        .map(|source| &source.path)
+        .chain(&data.tokenizer)
+    {
+        fs::metadata(path).map_err(Failure::usage)?;
+    }
+    Ok(())
+}
+
+fn describe(plan: &Plan, run: &RunDir, last_step: u64) -> String {
     format!(
         "{}\n# {} ranks x micro-batch {} x {} accumulation steps = {} sequences = {} tokens a step\n\
-         # steps to run: {last_step}\n",
-        config.to_toml(),
+         # {last_step} steps in {}\n",
+        plan.config.to_toml(),
         plan.world_size,
         plan.micro_batch_size,
         plan.accumulation_steps,
-        config.train.global_batch_size,
+        plan.global_batch_size,
         plan.tokens_per_step,
+        run.path().display(),
     )
-}
-
-/// The checkpoint to go on from: the one named, or the newest valid one. What is passed over, and
-/// what is left behind, goes to `warnings`.
-fn resume_point(
-    run: &RunDir,
-    named: Option<PathBuf>,
-    warnings: &mut Vec<String>,
-) -> Result<Option<PathBuf>, Failure> {
-    let failed = |error| Failure::new(ExitCode::Failed, error);
-    if let Some(path) = named {
-        let step = checkpoint::verify(&path).map_err(Failure::usage)?.step();
-        for left in checkpoint::set_aside_newer(&run.checkpoints(), step).map_err(failed)? {
-            warnings.push(format!(
-                "going back to step {step}: a newer checkpoint is kept as {}",
-                left.display()
-            ));
-        }
-        return Ok(Some(path));
-    }
-    let found = checkpoint::newest_valid(&run.checkpoints()).map_err(failed)?;
-    let rejected = found.rejected.iter();
-    warnings.extend(rejected.map(|it| format!("{} is not used: {}", it.path.display(), it.reason)));
-    if found.checkpoint.is_none() {
-        warnings.push(format!(
-            "{} has no checkpoint to go on from, starting at step 0",
-            run.path().display()
-        ));
-    }
-    Ok(found
-        .checkpoint
-        .map(|checkpoint| checkpoint.path().to_owned()))
-}
-
-/// What the config decides differently from the one the run began with.
-fn changes(run: &RunDir, plan: &Plan) -> Result<Option<String>, Failure> {
-    let before = cordee_config::load(&run.config(), &[]).map_err(Failure::usage)?;
-    let before = before.plan(DEFAULT_WORKERS).map_err(Failure::usage)?;
-    if before.fingerprint == plan.fingerprint {
-        return Ok(None);
-    }
-    let changes = cordee_config::differences(&before.config, &plan.config).join(", ");
-    Ok(Some(format!(
-        "the config differs from the one this run began with, so it will not end as an undisturbed run would: {changes}"
-    )))
 }
 
 fn write_run_dir(
@@ -158,23 +132,33 @@ fn write_run_dir(
         fs::create_dir_all(run.path())?;
         fs::create_dir_all(run.logs())?;
         fs::create_dir_all(run.checkpoints())?;
-        fs::copy(corpus.tokenizer_path(), run.tokenizer())?;
-        fs::write(run.path().join("config.source.toml"), loaded.source_text())?;
+        let write = |name: &str, text: &str| replace(&run.path().join(name), text.as_bytes());
+        replace(&run.tokenizer(), &fs::read(corpus.tokenizer_path())?)?;
+        write("config.source.toml", loaded.source_text())?;
         let overrides: String = loaded
             .sets()
             .iter()
             .flat_map(|set| [set.as_str(), "\n"])
             .collect();
-        fs::write(run.path().join("overrides.txt"), overrides)?;
-        fs::write(run.path().join("env.json"), environment(plan, attempt)?)?;
+        write("overrides.txt", &overrides)?;
+        write("env.json", &environment(plan, attempt)?)?;
         // Last: a directory with a config is a run.
-        fs::write(run.config(), plan.config.to_toml())?;
-        Ok(())
+        replace(&run.config(), plan.config.to_toml().as_bytes())
     };
     let context = || format!("preparing the run directory {}", run.path().display());
     write()
         .with_context(context)
         .map_err(|error| Failure::new(ExitCode::Environment, error))
+}
+
+/// Writes a file whole or not at all: a resumed run has one already, and must not lose it.
+fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = fs::File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    Ok(())
 }
 
 /// The machine's cores, shared out.
@@ -220,7 +204,7 @@ fn launch(job: &Job, run: &RunDir, attempt: usize, console: Console) -> Result<u
         log_dir: run.logs(),
         inherit: vec![
             (names::SHARED_MEMORY_FD, memory),
-            (JOB_FD, job.to_fd().map_err(environment)?),
+            (names::JOB_FD, job.to_fd().map_err(environment)?),
         ],
         environment: Vec::new(),
         grace: None,

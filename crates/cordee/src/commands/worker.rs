@@ -19,10 +19,7 @@ use cordee_protocol::{ExitCode, Failure as Report, WorkerEnvironment, WorkerMess
 use cordee_train::{Run, TrainError, train};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
-use crate::{
-    failure::Failure,
-    job::{JOB_FD, Job},
-};
+use crate::{failure::Failure, job::Job};
 
 /// Runs the rank. What goes wrong is told to the launcher, which shows it.
 pub(crate) fn run() -> Result<u8, Failure> {
@@ -36,7 +33,8 @@ pub(crate) fn run() -> Result<u8, Failure> {
     let train = error.downcast_ref::<TrainError>();
     let code = train.map_or(ExitCode::Failed, TrainError::exit_code);
     messages.send(&WorkerMessage::Failed(Report {
-        rank: blamed(train).unwrap_or(environment.rank),
+        rank: environment.rank,
+        blames: blamed(train),
         code: code.code(),
         message: format!("{error:#}"),
         hint: train.and_then(TrainError::hint).map(str::to_owned),
@@ -45,7 +43,7 @@ pub(crate) fn run() -> Result<u8, Failure> {
 }
 
 fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Result<ExitCode> {
-    let job = Job::from_file(&inherited(JOB_FD, OpenOptions::new().read(true))?)
+    let job = Job::from_file(&inherited(names::JOB_FD, OpenOptions::new().read(true))?)
         .context("reading the job")?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT, SIGUSR1] {

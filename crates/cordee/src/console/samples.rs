@@ -64,6 +64,7 @@ pub(super) fn summary() -> Summary {
 
 pub(super) fn failure(rank: usize, message: &str) -> Failure {
     Failure {
+        blames: None,
         rank,
         code: 1,
         message: message.to_owned(),

@@ -150,11 +150,16 @@ impl Fixture {
             .collect()
     }
 
+    /// How many lines a run's metrics have, the last one perhaps not whole.
+    pub(crate) fn steps_so_far(&self, run: &str) -> usize {
+        let path = self.path(run).join("metrics.jsonl");
+        fs::read_to_string(path).map_or(0, |text| text.lines().count())
+    }
+
     /// Waits until a run has written the metrics of `step`.
     pub(crate) fn wait_for_step(&self, run: &str, step: u64) {
-        let path = self.path(run).join("metrics.jsonl");
         let started = Instant::now();
-        while fs::read_to_string(&path).map_or(0, |text| text.lines().count()) < step as usize {
+        while self.steps_so_far(run) < step as usize {
             assert!(
                 started.elapsed() < Duration::from_mins(1),
                 "step {step} never came"

@@ -133,3 +133,62 @@ fn divergence_is_named() {
     let last = fixture.events("run").pop().unwrap();
     assert_eq!(last["event"], "failed", "{last}");
 }
+
+#[test]
+fn weights_that_are_no_numbers_are_never_saved() {
+    let fixture = Fixture::new();
+    let last = [
+        "--max-steps",
+        "1",
+        "--set",
+        "optimizer.lr=1e38",
+        "--set",
+        "schedule.warmup_steps=0",
+    ];
+    fixture
+        .train("run", &last)
+        .expect(4)
+        .says(&["diverged at step 1", "are not finite"]);
+    assert!(!fixture.path("run/checkpoints/step-000000001").exists());
+}
+
+#[test]
+fn a_rank_that_hangs_is_named() {
+    let fixture = Fixture::new();
+    let more = [&LONG[..], &["--set", "parallel.timeout=\"1s\""]].concat();
+    let child = fixture.start("run", &more);
+    fixture.wait_for_step("run", 5);
+    let ranks = workers(child.id());
+    kill_process(ranks[1], Signal::STOP).unwrap();
+    let finished = Finished::from(child.wait_with_output().unwrap()).expect(95);
+    finished.says(&[
+        "rank 0 waited",
+        "for rank 1",
+        "the rank that did not arrive",
+    ]);
+    assert_gone(&ranks);
+}
+
+#[test]
+fn a_job_that_is_suspended_as_a_whole_goes_on() {
+    let fixture = Fixture::new();
+    let more = [
+        "--set",
+        "parallel.timeout=\"2s\"",
+        "--set",
+        "train.steps=4000",
+        "--set",
+        "checkpoint.every=0",
+    ];
+    let child = fixture.start("run", &more);
+    fixture.wait_for_step("run", 5);
+    let ranks = workers(child.id());
+    for &rank in &ranks {
+        kill_process(rank, Signal::STOP).unwrap();
+    }
+    thread::sleep(Duration::from_secs(5));
+    for &rank in &ranks {
+        kill_process(rank, Signal::CONT).unwrap();
+    }
+    Finished::from(child.wait_with_output().unwrap()).expect(0);
+}

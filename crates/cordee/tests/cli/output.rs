@@ -1,6 +1,6 @@
 //! What a run leaves behind and what is printed.
 
-use crate::fixture::Fixture;
+use crate::fixture::{Finished, Fixture};
 
 #[test]
 fn a_run_directory_holds_what_decides_the_run() {
@@ -157,4 +157,28 @@ fn config_show_names_origins() {
     assert!(line("lr =").contains("--set"), "{shown}");
     assert!(line("warmup_steps =").contains("tiny.toml:"), "{shown}");
     assert!(line("weight_decay =").contains("default"), "{shown}");
+}
+
+#[test]
+fn a_list_of_devices_decides_the_ranks() {
+    let fixture = Fixture::new();
+    let arguments = [
+        "train",
+        "tiny.toml",
+        "--run-dir",
+        "run",
+        "--max-steps",
+        "2",
+        "--set",
+        "train.micro_batch_size=1",
+    ];
+    let output = fixture
+        .command(&arguments)
+        .env("CORDEE_DEVICES", ["cpu"; 8].join(","))
+        .output()
+        .unwrap();
+    Finished::from(output)
+        .expect(0)
+        .says(&["micro 1 x accumulation 1 x ranks 8"]);
+    assert!(fixture.path("run/logs/rank-007.log").exists());
 }
