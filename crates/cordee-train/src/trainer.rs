@@ -349,12 +349,10 @@ impl<'a> Trainer<'a> {
         } = &self.state;
         if !loss.is_finite() || !grad_norm.is_finite() {
             let parameter = first_parameter(gradients, layout, is_not_finite)?;
-            let mut what = format!("loss {loss}, gradient norm {grad_norm}");
-            if let Some(name) = parameter {
-                what.push_str(&format!(
-                    "; the first gradient that is not finite is that of `{name}`"
-                ));
-            }
+            let first = parameter.map_or_else(String::new, |name| {
+                format!("; the first gradient that is not finite is that of `{name}`")
+            });
+            let what = format!("loss {loss}, gradient norm {grad_norm}{first}");
             return Err(TrainError::Diverged { step, what });
         }
         if step == self.first_step + 1 {

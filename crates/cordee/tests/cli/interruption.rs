@@ -174,7 +174,7 @@ fn a_job_that_is_suspended_as_a_whole_goes_on() {
     let fixture = Fixture::new();
     let more = [
         "--set",
-        "parallel.timeout=\"2s\"",
+        "parallel.timeout=\"4s\"",
         "--set",
         "train.steps=4000",
         "--set",
@@ -186,7 +186,7 @@ fn a_job_that_is_suspended_as_a_whole_goes_on() {
     for &rank in &ranks {
         kill_process(rank, Signal::STOP).unwrap();
     }
-    thread::sleep(Duration::from_secs(5));
+    thread::sleep(Duration::from_secs(6));
     for &rank in &ranks {
         kill_process(rank, Signal::CONT).unwrap();
     }
