@@ -7,7 +7,7 @@ use fs_err as fs;
 
 use crate::durable::sync_directory;
 use crate::layout::{SET_ASIDE, TEMPORARY, directory_name, step_of};
-use crate::{Checkpoint, Result};
+use crate::{Checkpoint, CheckpointError, Result};
 
 /// Whether a directory was committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,6 +91,11 @@ pub fn newest_valid(checkpoints_dir: &Path) -> Result<Found> {
                     found.checkpoint = Some(checkpoint);
                     continue;
                 }
+                // A file that cannot be read now may be whole: passing over it would go on from an
+                // older checkpoint than there is.
+                Err(CheckpointError::Io(error)) if may_be_whole(&error) => {
+                    return Err(error.into());
+                }
                 Err(error) => error.to_string(),
             },
         };
@@ -100,6 +105,18 @@ pub fn newest_valid(checkpoints_dir: &Path) -> Result<Found> {
         });
     }
     Ok(found)
+}
+
+/// Whether an error says that a file could not be read rather than what is wrong with it.
+fn may_be_whole(error: &io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::InvalidData
+            | io::ErrorKind::UnexpectedEof
+    )
 }
 
 /// Renames every checkpoint newer than `step` so that no discovery finds it, and returns the new

@@ -45,6 +45,11 @@ impl Corpus {
             })
     }
 
+    /// Bytes of all its files.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.manifest.files.values().map(|file| file.bytes).sum()
+    }
+
     /// Its directory.
     pub fn entry(&self) -> &Path {
         &self.entry

@@ -52,5 +52,5 @@ pub use error::LaunchError;
 pub use launch::{Launch, run};
 pub use observer::{Observer, Stream};
 pub use outcome::Outcome;
-pub use report::{FailureReport, OtherRank};
+pub use report::{FailureReport, OtherRank, SilentRank};
 pub use stop::StopRequests;

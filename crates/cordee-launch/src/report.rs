@@ -31,6 +31,8 @@ pub struct FailureReport {
     pub last_step: Option<u64>,
     /// From the start of the launch to the end of the rank.
     pub ran_for: Duration,
+    /// The rank it blames, if that one was still running: it hung, or it was stopped.
+    pub silent: Option<SilentRank>,
     /// The last lines of its log, at most 20.
     pub last_lines: Vec<String>,
     /// Its log.
@@ -39,6 +41,17 @@ pub struct FailureReport {
     pub exit_code: u8,
     /// The other ranks, in order.
     pub others: Vec<OtherRank>,
+}
+
+/// A rank that others waited for in vain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SilentRank {
+    /// The rank.
+    pub rank: usize,
+    /// Its process id.
+    pub pid: u32,
+    /// Its log.
+    pub log: PathBuf,
 }
 
 /// A rank that is not the one that failed first.
@@ -72,9 +85,25 @@ impl FailureReport {
 
     /// The report as plain text, without a final line feed.
     pub fn render(&self) -> String {
-        let mut text = format!(
-            "rank {} ({}, pid {}) {}",
-            self.rank, self.host, self.pid, self.ending
+        let mut text = String::new();
+        if let Some(silent) = &self.silent {
+            push(
+                &mut text,
+                format_args!(
+                    "rank {} ({}, pid {}) did not answer\n  its log: {}\n",
+                    silent.rank,
+                    self.host,
+                    silent.pid,
+                    silent.log.display()
+                ),
+            );
+        }
+        push(
+            &mut text,
+            format_args!(
+                "rank {} ({}, pid {}) {}",
+                self.rank, self.host, self.pid, self.ending
+            ),
         );
         if let Some(step) = self.last_step {
             push(&mut text, format_args!(" after step {step}"));
@@ -185,6 +214,7 @@ mod tests {
             failure: None,
             last_step: Some(1204),
             ran_for: Duration::from_millis(190_400),
+            silent: None,
             last_lines: vec!["one".to_owned(), "x".repeat(400)],
             log: PathBuf::from("runs/x/logs/rank-001.log"),
             exit_code: 1,
@@ -218,6 +248,22 @@ mod tests {
             "x".repeat(300)
         );
         assert_eq!(report().render(), expected);
+    }
+
+    #[test]
+    fn a_rank_that_did_not_answer_comes_first() {
+        let silent = SilentRank {
+            rank: 3,
+            pid: 77,
+            log: PathBuf::from("runs/x/logs/rank-003.log"),
+        };
+        let text = FailureReport {
+            silent: Some(silent),
+            ..report()
+        }
+        .render();
+        let expected = "rank 3 (node-b, pid 77) did not answer\n  its log: runs/x/logs/rank-003.log\nrank 1 (node-b, ";
+        assert!(text.starts_with(expected), "{text}");
     }
 
     #[test]

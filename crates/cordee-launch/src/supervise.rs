@@ -15,7 +15,7 @@ use crate::notice::Notice;
 use crate::out_of_memory::OutOfMemoryKills;
 use crate::reader::LastWords;
 use crate::verdict::{Suspect, culprit};
-use crate::{Ending, FailureReport, Fate, OtherRank, Outcome, StopRequests};
+use crate::{Ending, FailureReport, Fate, OtherRank, Outcome, SilentRank, StopRequests};
 
 /// From the first failure to the kill of the others: near-simultaneous failures tell what happened.
 const WINDOW: Duration = Duration::from_millis(200);
@@ -323,6 +323,18 @@ impl Supervisor {
         }
     }
 
+    /// The rank that `suspect` blames, if it had not ended when the launcher killed it.
+    fn silent(&self, suspect: Suspect<'_>) -> Option<SilentRank> {
+        let rank = suspect.failure?.blames?;
+        let member = self.members.get(rank)?;
+        let running = member.fate() == Fate::StoppedByLauncher;
+        running.then(|| SilentRank {
+            rank,
+            pid: member.child.id(),
+            log: member.log.clone(),
+        })
+    }
+
     fn report(&self, suspect: Suspect<'_>) -> FailureReport {
         let member = &self.members[suspect.rank];
         let ended = member.ended.expect("a suspect has ended");
@@ -342,6 +354,7 @@ impl Supervisor {
                 .as_ref()
                 .map_or(0, OutOfMemoryKills::since_start),
             failure: suspect.failure.cloned(),
+            silent: self.silent(suspect),
             last_step: self
                 .members
                 .iter()

@@ -57,13 +57,7 @@ pub fn train(
     let config = &run.plan.config;
     let model = Model::new(&config.model, run.corpus.vocab_size(), config.data.seq_len)?;
     let mut trainer = Trainer::prepare(run, &model, group, tell)?;
-    let summary = match trainer.run(started) {
-        Ok(summary) => summary,
-        Err(error) => {
-            trainer.record_failure(&error);
-            return Err(error);
-        }
-    };
+    let summary = trainer.run(started)?;
     if let Some(recorder) = trainer.recorder.take() {
         let dropped = recorder.finish()?;
         if dropped > 0 {
@@ -120,8 +114,7 @@ impl<'a> Trainer<'a> {
         let first_step = state.step;
         let checkpoints = Checkpoints::new(run.run_dir, &state, run.plan)?;
         let recorder = if group.rank() == 0 {
-            // A fresh run needs two for a while, one of them being written.
-            checkpoints.check_room(if run.resume.is_none() { 2 } else { 1 })?;
+            checkpoints.check_room(checkpoints_to_come(run, first_step))?;
             tell(WorkerMessage::Banner(banner(run, model, first_step)));
             let resume_at = run.resume.map(|_| first_step);
             let recorder = Recorder::open(run.run_dir, resume_at, config.log.tensorboard)?;
@@ -198,18 +191,6 @@ impl<'a> Trainer<'a> {
         Ok(summary)
     }
 
-    /// Leaves the reason in the record of the run; what goes wrong with that is lesser news.
-    fn record_failure(&mut self, error: &TrainError) {
-        if let Some(recorder) = self.recorder.take() {
-            let failed = EventKind::Failed {
-                rank: self.group.rank(),
-                reason: error.to_string(),
-            };
-            recorder.event(Event::now(self.state.step, failed));
-            drop(recorder);
-        }
-    }
-
     /// The micro-batches of this rank from the step after `first_step` on, read ahead of time.
     fn batches(run: &Run<'_>, first_step: u64, rank: usize) -> Result<Prefetch, TrainError> {
         let plan = run.plan;
@@ -249,17 +230,15 @@ impl<'a> Trainer<'a> {
         loop {
             let stop = self.step()?;
             let (step, last) = (self.state.step, self.state.step >= self.run.last_step);
+            // Before the save, so that a run cut in between does both again.
+            if is_due(step, config.eval.every.0) && !stop && !last {
+                self.evaluate()?;
+            }
             if stop || last || is_due(step, config.checkpoint.every.0) {
                 self.save(stop || last)?;
             }
-            if last {
-                return Ok(false);
-            }
-            if stop {
-                return Ok(true);
-            }
-            if is_due(step, config.eval.every.0) {
-                self.evaluate()?;
+            if stop || last {
+                return Ok(stop && !last);
             }
         }
     }
@@ -431,12 +410,15 @@ impl<'a> Trainer<'a> {
                 what: format!("weights of `{name}` are not finite"),
             });
         }
-        // A resume cuts lines past its checkpoint and cannot bring back lines before it.
+        // A resume cuts lines past its checkpoint and cannot bring back lines before it, so that a
+        // checkpoint waits for its lines; the last one does not, since there is no later one.
         let unwritten = self
             .recorder
             .as_ref()
             .and_then(|recorder| recorder.flush().err());
-        let obstacle = unwritten.map(|error| format!("metrics cannot be written: {error}"));
+        let obstacle = unwritten
+            .filter(|_| !last)
+            .map(|error| format!("metrics cannot be written: {error}"));
         let run = RunState {
             step,
             config_fingerprint: self.run.plan.fingerprint.clone(),
@@ -570,6 +552,19 @@ impl<'a> Trainer<'a> {
             ));
         }
         (self.tell)(WorkerMessage::Warning { rank, text });
+    }
+}
+
+/// How many more checkpoints there will be on the disk at once: one is written before an old one goes.
+fn checkpoints_to_come(run: &Run<'_>, first_step: u64) -> u64 {
+    let config = &run.plan.config.checkpoint;
+    let left = run.last_step.saturating_sub(first_step);
+    let saves = left.checked_div(config.every.0).unwrap_or(0) + 1;
+    match (config.keep, run.resume) {
+        // Kept ones are there already, and make room for new ones but for the first.
+        (1.., Some(_)) => 1,
+        (keep @ 1.., None) => saves.min(keep as u64 + 1),
+        (0, _) => saves,
     }
 }
 

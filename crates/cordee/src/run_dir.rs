@@ -1,7 +1,8 @@
 //! Where a run keeps what it writes, and which run is resumed.
 
 use std::{
-    fs::File,
+    ffi::OsString,
+    fs::{File, TryLockError},
     io::Write as _,
     path::{Path, PathBuf},
 };
@@ -14,6 +15,18 @@ use crate::failure::Failure;
 
 /// The folder in which runs are made when no directory is named.
 const RUNS: &str = "runs";
+
+/// What a start makes before it writes the config, in order.
+const BEFORE_RUN: [&str; 8] = [
+    LOCK,
+    "logs",
+    "checkpoints",
+    "tokenizer.json",
+    "config.source.toml",
+    "overrides.txt",
+    "env.json",
+    "config.new",
+];
 
 /// Held by the process that is at work in a run directory.
 const LOCK: &str = ".lock";
@@ -63,7 +76,8 @@ impl RunDir {
             .open(&path)
             .map_err(environment)?;
         let mut file = file.into_file();
-        if file.try_lock().is_err() {
+        // A file system without locks is no reason not to train.
+        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
             let pid = std::io::read_to_string(&file).unwrap_or_default();
             let error = anyhow!(
                 "another cordee (pid {}) is at work in {}",
@@ -109,10 +123,12 @@ impl RunDir {
         if run.0.exists() {
             let entries = fs::read_dir(&run.0).map_err(Failure::usage)?;
             let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
-            // The lock of a start that came to nothing is no run.
+            // What a start left that came to nothing is no run.
+            let foreign = |name: &OsString| !BEFORE_RUN.iter().any(|ours| name == ours);
             if names
                 .into_iter()
-                .any(|name| name.map_or(true, |name| name != LOCK))
+                .any(|name| name.map_or(true, |name| foreign(&name)))
+                || run.has_run()
             {
                 return Err(run.occupied());
             }
@@ -209,10 +225,23 @@ fn newest_run(name: &str) -> Option<PathBuf> {
         .max()
 }
 
+/// The path from the root; links are followed, so that one run has one name.
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     let context = || format!("finding {}", path.display());
-    let path = std::path::absolute(path)
-        .with_context(context)
-        .map_err(|error| Failure::new(ExitCode::Environment, error))?;
-    Ok(path.components().collect())
+    let failed = |error| Failure::new(ExitCode::Environment, error);
+    let path = match std::fs::canonicalize(path) {
+        Ok(path) => path,
+        Err(_) => std::path::absolute(path)
+            .with_context(context)
+            .map_err(failed)?
+            .components()
+            .collect(),
+    };
+    if path.to_str().is_none() {
+        return Err(Failure::usage(anyhow!(
+            "{} is not UTF-8, and records name their files",
+            path.display()
+        )));
+    }
+    Ok(path)
 }

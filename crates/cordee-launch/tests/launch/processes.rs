@@ -163,7 +163,7 @@ fn a_killed_launcher_leaves_no_worker() {
     wait_until("the workers are gone", || {
         !pids.iter().any(|&pid| is_running(pid))
     });
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(6));
 }
 
 struct Panicking;
@@ -187,7 +187,7 @@ fn a_panicking_observer_leaves_no_worker() {
     let start = Instant::now();
     let launch = AssertUnwindSafe(|| run(&stage.launch, &mut Panicking, &stop));
     assert!(leaving_nothing(|| catch_unwind(launch).is_err()));
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(6));
 }
 
 fn another_thread_is_refused() {
@@ -246,7 +246,7 @@ fn a_finished_run_waits_for_nothing() {
     });
     // A few ms where nothing else runs; any wait of the launcher's own would show in all twenty.
     let best = took.min().unwrap();
-    assert!(best < Duration::from_millis(50), "{best:?}");
+    assert!(best < Duration::from_millis(250), "{best:?}");
     assert_eq!(stage.log(0), b"");
 }
 

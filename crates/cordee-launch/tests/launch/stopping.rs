@@ -127,7 +127,7 @@ fn a_second_request_kills() {
     assert!(matches!(outcome, Outcome::Interrupted), "{outcome:?}");
     assert_eq!(outcome.exit_code(), 130);
     assert!(
-        start.elapsed() < Duration::from_secs(2),
+        start.elapsed() < Duration::from_secs(6),
         "{:?}",
         start.elapsed()
     );

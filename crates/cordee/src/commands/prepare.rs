@@ -16,12 +16,25 @@ pub(crate) fn prepare_data(plan: &Plan, console: &mut Console) -> Result<Corpus,
         Some(dir) => dir.clone(),
         None => default_cache()?,
     };
+    if let Some(tokenizer) = &data.tokenizer
+        && let Err(error) = fs_err::metadata(tokenizer)
+    {
+        return Err(Failure::usage(error).with_hint("data.tokenizer names a tokenizer.json"));
+    }
     let corpus = prepare(&PrepareSpec::from(data), &cache, &mut |stage| {
         show(&stage, console);
     })
     .map_err(failure)?;
     // What a rank would refuse is refused before there are ranks.
-    for source in corpus.sources() {
+    for (source, config) in corpus.sources().iter().zip(&data.sources) {
+        if let Some(separator) = &config.document_separator
+            && source.train.documents <= 1
+        {
+            console.warning(&format!(
+                "source `{}` is one document: its document_separator {separator:?} occurs nowhere (does the text have CRLF line ends?)",
+                source.name
+            ));
+        }
         if source.validation.tokens < 2 {
             let error = anyhow!(
                 "source `{}` has {} tokens held out for validation, and at least 2 are needed",

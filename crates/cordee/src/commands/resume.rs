@@ -17,8 +17,8 @@ pub(crate) struct Course {
     pub(crate) checkpoint: Option<PathBuf>,
     /// What a person should know of it.
     pub(crate) warnings: Vec<String>,
-    /// The step gone back to, past checkpoints that are newer.
-    back_to: Option<u64>,
+    /// The checkpoint's step.
+    go_on_after: Option<u64>,
 }
 
 impl Course {
@@ -31,16 +31,13 @@ impl Course {
     ) -> Result<Self, Failure> {
         let mut course = Self::default();
         let found = match named {
-            Some(path) => {
-                let checkpoint = checkpoint::verify(&path).map_err(Failure::usage)?;
-                course.back_to = Some(checkpoint.step());
-                Some(checkpoint)
-            }
+            Some(path) => Some(checkpoint::verify(&path).map_err(Failure::usage)?),
             None => course.newest(run)?,
         };
         let before = cordee_config::load(&run.config(), &[]).map_err(Failure::usage)?;
         let before = before.plan(plan.world_size).map_err(Failure::usage)?;
         if let Some(found) = found {
+            course.go_on_after = Some(found.step());
             check_fit(&found, &before.config, plan, corpus)?;
             course.checkpoint = Some(found.path().to_owned());
         }
@@ -84,15 +81,15 @@ impl Course {
         Ok(found.checkpoint)
     }
 
-    /// Takes the course: checkpoints of one that is left are set aside, so that no later resume
-    /// jumps onto them.
+    /// Takes the course: newer checkpoints are set aside, be they of a course that is left or
+    /// damaged, so that no later resume jumps onto them and none is kept in place of a good one.
     pub(crate) fn take(&mut self, run: &RunDir) -> Result<(), Failure> {
-        let Some(step) = self.back_to else {
+        let Some(step) = self.go_on_after else {
             return Ok(());
         };
         for left in checkpoint::set_aside_newer(&run.checkpoints(), step).map_err(failed)? {
             self.warnings.push(format!(
-                "going back to step {step}: a newer checkpoint is kept as {}",
+                "going on after step {step}: a newer checkpoint is kept as {}",
                 left.display()
             ));
         }

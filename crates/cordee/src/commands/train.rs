@@ -12,12 +12,13 @@ use std::{
 use anyhow::{Context, anyhow};
 use cordee_config::{Loaded, Plan};
 use cordee_data::Corpus;
-use cordee_launch::{Launch, Observer, Outcome, StopRequests, Stream};
+use cordee_launch::{FailureReport, Launch, Observer, Outcome, StopRequests, Stream};
 use cordee_memory::SharedMemory;
+use cordee_metrics::{EVENTS_FILE, Event, EventKind, JsonLines, MetricsError};
 use cordee_protocol::{ExitCode, WorkerMessage, names};
 use fs_err as fs;
 use signal_hook::{
-    consts::{SIGINT, SIGTERM, SIGUSR1},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1},
     iterator::Signals,
 };
 
@@ -180,7 +181,7 @@ fn environment(plan: &Plan, attempt: usize) -> anyhow::Result<String> {
         "ranks": plan.world_size,
         "threads_per_rank": plan.config.parallel.threads.unwrap_or(threads_per_rank(plan.world_size)),
         "started": jiff::Zoned::now().to_string(),
-        "command": env::args().collect::<Vec<_>>(),
+        "command": env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect::<Vec<_>>(),
     });
     Ok(format!("{}\n", serde_json::to_string_pretty(&facts)?))
 }
@@ -228,10 +229,32 @@ fn launch(job: &Job, run: &RunDir, attempt: usize, console: Console) -> Result<u
             anyhow!("interrupted at once; steps since the last checkpoint are lost"),
         )
         .with_hint("go on from the last checkpoint with --resume")),
-        Outcome::Failed(report) => Err(Failure::with_code(
-            report.exit_code,
-            anyhow!("{}", report.render()),
-        )),
+        Outcome::Failed(report) => {
+            record_failure(run, &report, &mut console);
+            Err(Failure::with_code(
+                report.exit_code,
+                anyhow!("{}", report.render()),
+            ))
+        }
+    }
+}
+
+/// Leaves the verdict in the record of the run. The ranks are gone, and with them who else writes it.
+fn record_failure(run: &RunDir, report: &FailureReport, console: &mut Console) {
+    let failed = EventKind::Failed {
+        rank: report
+            .silent
+            .as_ref()
+            .map_or(report.rank, |silent| silent.rank),
+        reason: report.render(),
+    };
+    let append = || -> Result<(), MetricsError> {
+        let mut events = JsonLines::open(&run.path().join(EVENTS_FILE))?;
+        events.push(&Event::now(report.last_step.unwrap_or(0), failed));
+        events.flush()
+    };
+    if let Err(error) = append() {
+        console.warning(&format!("the failure is not in {EVENTS_FILE}: {error}"));
     }
 }
 
@@ -246,15 +269,19 @@ fn run_id(run_dir: &Path) -> String {
     format!("{name}-{since}")
 }
 
-/// From here on a signal asks the ranks to stop at a step boundary; a second one ends them at once.
+/// From here on a signal asks the ranks to stop at a step boundary; a Ctrl-C after that ends them at
+/// once.
 fn count_signals(stop: &StopRequests) -> Result<(), Failure> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1])
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1, SIGHUP])
         .context("catching signals")
         .map_err(|error| Failure::new(ExitCode::Environment, error))?;
     let stop = stop.clone();
     thread::spawn(move || {
-        for _ in signals.forever() {
-            stop.request();
+        for signal in signals.forever() {
+            // A scheduler may send several kinds; only a person who insists wants it at once.
+            if signal == SIGINT || stop.count() == 0 {
+                stop.request();
+            }
         }
     });
     Ok(())

@@ -17,7 +17,7 @@ use cordee_data::Corpus;
 use cordee_memory::SharedMemory;
 use cordee_protocol::{ExitCode, Failure as Report, WorkerEnvironment, WorkerMessage, names};
 use cordee_train::{Run, TrainError, train};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 use crate::{failure::Failure, job::Job};
 
@@ -46,7 +46,7 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
     let job = Job::from_file(&inherited(names::JOB_FD, OpenOptions::new().read(true))?)
         .context("reading the job")?;
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT, SIGUSR1] {
+    for signal in [SIGTERM, SIGINT, SIGUSR1, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("catching signals")?;
     }
     // This thread computes too: otherwise every parallel loop would change threads twice.
@@ -63,8 +63,9 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
     let memory = SharedMemory::from_fd(OwnedFd::from(memory))?;
     let timeout = job.plan.config.parallel.timeout.0;
     let mut group =
-        SharedMemoryGroup::join(memory, environment.rank, environment.world_size, timeout)?;
-    let corpus = Corpus::open(&job.corpus)?;
+        SharedMemoryGroup::join(memory, environment.rank, environment.world_size, timeout)
+            .map_err(TrainError::from)?;
+    let corpus = Corpus::open(&job.corpus).map_err(TrainError::from)?;
     let run = Run {
         plan: &job.plan,
         corpus: &corpus,

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::fixture::{Finished, Fixture};
 
@@ -21,10 +21,20 @@ fn workers(launcher: u32) -> Vec<Pid> {
         .collect()
 }
 
+/// Whether it is there and no zombie that its new parent has not reaped yet.
+fn is_running(pid: Pid) -> bool {
+    let stat =
+        fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| state != 'Z' && state != 'X')
+}
+
 /// Waits until none of them is left.
 fn assert_gone(workers: &[Pid]) {
     let started = Instant::now();
-    while workers.iter().any(|&pid| test_kill_process(pid).is_ok()) {
+    while workers.iter().any(|&pid| is_running(pid)) {
         assert!(
             started.elapsed() < Duration::from_secs(5),
             "workers are left: {workers:?}"

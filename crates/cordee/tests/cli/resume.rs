@@ -15,15 +15,16 @@ fn thirty_steps_a_kill_and_thirty_more_equal_sixty() {
     let fixture = Fixture::new();
     fixture.train("whole", &[]).expect(0);
 
-    let mut child = fixture.start("cut", &[]);
-    fixture.wait_for_step("cut", 33);
-    kill_process(pid(&child), Signal::KILL).unwrap();
-    assert_eq!(
-        child.wait().unwrap().signal(),
-        Some(9),
-        "it was still running"
-    );
-    assert!(fixture.steps_so_far("cut") < 60, "it was cut");
+    // The steps are short: until the kill comes before the last of them.
+    loop {
+        let mut child = fixture.start("cut", &[]);
+        fixture.wait_for_step("cut", 31);
+        kill_process(pid(&child), Signal::KILL).unwrap();
+        if child.wait().unwrap().signal() == Some(9) && fixture.steps_so_far("cut") < 60 {
+            break;
+        }
+        fs::remove_dir_all(fixture.path("cut")).unwrap();
+    }
     fixture
         .train("cut", &["--resume"])
         .expect(0)
