@@ -80,10 +80,24 @@ impl Loaded {
         find(&self.tree, key).map_or(Origin::Default, |(place, _)| place.origin())
     }
 
-    /// The config as TOML, every key with its origin in a comment. Read as a file in the current
-    /// directory it gives the same config.
-    pub fn show(&self) -> String {
-        render(&self.config, Some(&|key| self.origin(key)))
+    /// The config as `plan` resolves it, as TOML, every key with its origin in a comment. Read as a
+    /// file in the current directory it gives the same plan.
+    pub fn show(&self, plan: &Plan) -> String {
+        let (model, parallel) = (&self.config.model, &self.config.parallel);
+        let is_derived = |key: &str| match key {
+            "model.kv_heads" => model.kv_heads.is_none(),
+            "model.head_dim" => model.head_dim.is_none(),
+            "parallel.workers" => parallel.workers.is_none(),
+            _ => false,
+        };
+        let origin = |key: &str| {
+            if is_derived(key) {
+                Origin::Derived
+            } else {
+                self.origin(key)
+            }
+        };
+        render(&plan.config, Some(&origin))
     }
 
     /// What the run will do, once the number of workers is known: `workers_default` holds when the

@@ -25,8 +25,6 @@ pub struct Plan {
     pub tokens_per_step: u64,
     /// Optimizer steps of the whole run.
     pub steps: u64,
-    /// Tokens of the whole run.
-    pub total_tokens: u64,
     /// A hash, in 32 hexadecimal digits, of everything in the config that decides the result. Two
     /// runs with the same fingerprint, data and tokenizer compute the same weights.
     pub fingerprint: String,
@@ -49,19 +47,8 @@ impl Plan {
             global_batch_size: train.global_batch_size,
             tokens_per_step,
             steps: train.steps.0,
-            total_tokens: tokens_per_step * train.steps.0,
             fingerprint: fingerprint(&config),
             config,
         }
-    }
-
-    /// The plan as JSON, for a worker.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("a plan has string keys and finite numbers only")
-    }
-
-    /// The plan from [`to_json`](Self::to_json), every number with the same bits.
-    pub fn from_json(json: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(json)
     }
 }

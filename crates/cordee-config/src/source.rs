@@ -33,6 +33,8 @@ pub(crate) struct Place {
 pub enum Origin {
     /// Nothing was said, so the default holds.
     Default,
+    /// Nothing was said, and the value follows from others or from the machine.
+    Derived,
     /// A line of a file.
     File {
         /// The file's path, as it was asked for.
@@ -54,6 +56,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
+            Self::Derived => f.write_str("derived"),
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
             Self::Set { argument } => {
                 let line = argument.lines().next().unwrap_or_default();

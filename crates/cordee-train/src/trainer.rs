@@ -1,31 +1,28 @@
 //! The run of one rank, from its first step to its last.
 
+mod judging;
+mod saving;
+mod step;
+
 use std::{
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Instant,
 };
 
 use cordee_comm::ProcessGroup;
 use cordee_config::Plan;
 use cordee_data::{BatchShape, Corpus, Loader, Prefetch, Validation, samples_for};
-use cordee_metrics::{Event, EventKind, Recorder, StepRecord, unix_time};
-use cordee_model::{Model, Sampling};
-use cordee_protocol::{Evaluation, StepProgress, Summary, WorkerMessage};
+use cordee_metrics::{Event, EventKind, Recorder};
+use cordee_model::Model;
+use cordee_protocol::{Summary, WorkerMessage};
 
 use crate::{
     TrainError, TrainState,
     banner::banner,
-    checkpoints::{Checkpoints, RunState, Saved, check_replicas, restore},
+    checkpoints::{Checkpoints, RunState, check_replicas, restore},
     engine::Engine,
-    evaluation::evaluate,
-    optimizer::{self, Update, first_parameter, is_not_finite, is_zero},
-    progress::{Stopwatch, resident_bytes},
-    sample::continue_text,
-    schedule::learning_rate,
+    progress::Stopwatch,
 };
 
 /// What a rank is told to do.
@@ -88,13 +85,6 @@ struct Trainer<'a> {
     newest_checkpoint: Option<String>,
     waiting_for_data: Stopwatch,
     in_collectives: Stopwatch,
-}
-
-/// What the ranks agree on after their backwards.
-struct StepSums {
-    nll: f64,
-    tokens_trained: f64,
-    stop: bool,
 }
 
 impl<'a> Trainer<'a> {
@@ -243,303 +233,6 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// One optimizer step. Returns whether any rank was asked to stop.
-    fn step(&mut self) -> Result<bool, TrainError> {
-        let started = Instant::now();
-        let step = self.state.step + 1;
-        let sums = self.accumulate(step)?;
-        if sums.tokens_trained == 0.0 {
-            let samples = self.run.plan.config.train.global_batch_size;
-            return Err(TrainError::NothingTrained { step, samples });
-        }
-        let loss = sums.nll / sums.tokens_trained;
-        let grad_norm = optimizer::gradient_norm(&self.state, sums.tokens_trained)?;
-        self.check(step, loss, grad_norm)?;
-
-        let config = &self.run.plan.config;
-        let update = Update {
-            step,
-            lr: learning_rate(config, step),
-            tokens_trained: sums.tokens_trained,
-        };
-        optimizer::apply(
-            &config.optimizer,
-            self.model.parameters(),
-            &mut self.state,
-            &update,
-            grad_norm,
-        )?;
-        self.state.gradients.fill_zero();
-        self.state.step = step;
-        self.report(&update, loss, grad_norm, started);
-        Ok(sums.stop)
-    }
-
-    /// Forward and backward of every micro-batch, then the sums over ranks.
-    fn accumulate(&mut self, step: u64) -> Result<StepSums, TrainError> {
-        let mut sums = [0.0; 3];
-        {
-            let parameters =
-                crate::state::parameter_views(&self.state.layout, &self.state.parameters)?;
-            let mut gradients = self.state.gradients.views_mut(self.state.layout.slots())?;
-            for _ in 0..self.run.plan.accumulation_steps {
-                let batches = &mut self.batches;
-                let batch = self
-                    .waiting_for_data
-                    .time(|| batches.next())
-                    .expect("a batch for every step left")?;
-                let loss = self
-                    .engine
-                    .forward_backward(&batch, &parameters, &mut gradients)?;
-                sums[0] += loss.nll_sum;
-                sums[1] += loss.trained as f64;
-            }
-        }
-        if step == self.first_step + 1
-            && let Some(id) = self.engine.untouched()
-        {
-            let parameter = self.model.parameters()[id].name.clone();
-            return Err(TrainError::MissingGradient {
-                parameter,
-                why: "no backward reached it",
-            });
-        }
-        sums[2] = f64::from(u8::from(self.run.stop.load(Ordering::Relaxed)));
-        let (group, gradients, len) = (
-            &mut *self.group,
-            &mut self.state.gradients,
-            self.state.layout.len(),
-        );
-        self.in_collectives.time(|| {
-            group.all_reduce(gradients, 0..len)?;
-            group.sum_scalars(&mut sums)
-        })?;
-        Ok(StepSums {
-            nll: sums[0],
-            tokens_trained: sums[1],
-            stop: sums[2] > 0.0,
-        })
-    }
-
-    /// Stops the run before a bad gradient changes a weight.
-    fn check(&self, step: u64, loss: f64, grad_norm: f64) -> Result<(), TrainError> {
-        let TrainState {
-            gradients, layout, ..
-        } = &self.state;
-        if !loss.is_finite() || !grad_norm.is_finite() {
-            let parameter = first_parameter(gradients, layout, is_not_finite)?;
-            let first = parameter.map_or_else(String::new, |name| {
-                format!("; the first gradient that is not finite is that of `{name}`")
-            });
-            let what = format!("loss {loss}, gradient norm {grad_norm}{first}");
-            return Err(TrainError::Diverged { step, what });
-        }
-        if step == self.first_step + 1 {
-            let zero = first_parameter(gradients, layout, is_zero)?;
-            if let Some(parameter) = zero {
-                return Err(TrainError::MissingGradient {
-                    parameter,
-                    why: "it is zero everywhere",
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn report(&mut self, update: &Update, loss: f64, grad_norm: f64, started: Instant) {
-        let Some(recorder) = &self.recorder else {
-            return;
-        };
-        let plan = self.run.plan;
-        let step_s = started.elapsed().as_secs_f64();
-        let tokens_per_s = plan.tokens_per_step as f64 / step_s;
-        let (data_s, comm_s) = (self.waiting_for_data.take(), self.in_collectives.take());
-        let memory_bytes = resident_bytes();
-        let samples = update.step * plan.config.train.global_batch_size as u64;
-        let train_tokens: u64 = self
-            .run
-            .corpus
-            .sources()
-            .iter()
-            .map(|source| source.train.tokens)
-            .sum();
-        let tokens = update.step * plan.tokens_per_step;
-        recorder.step(StepRecord {
-            step: update.step,
-            time: unix_time(),
-            loss,
-            grad_norm,
-            lr: update.lr,
-            tokens,
-            tokens_trained: update.tokens_trained as u64,
-            samples,
-            epoch: tokens as f64 / train_tokens as f64,
-            clipped: optimizer::clip_factor(plan.config.optimizer.clip_grad_norm, grad_norm) < 1.0,
-            step_s,
-            data_s,
-            comm_s,
-            tokens_per_s,
-            host_rss_bytes: memory_bytes,
-        });
-        (self.tell)(WorkerMessage::Step(StepProgress {
-            step: update.step,
-            steps: self.run.last_step,
-            loss,
-            grad_norm,
-            lr: update.lr,
-            tokens_per_s,
-            ranks: plan.world_size,
-            step_s,
-            data_s,
-            comm_s,
-            memory_bytes,
-            due: is_due(update.step, plan.config.log.every.0),
-        }));
-    }
-
-    /// Saves a checkpoint. A disk that refuses costs a warning and not the run, unless the
-    /// checkpoint is the `last` one.
-    fn save(&mut self, last: bool) -> Result<(), TrainError> {
-        let started = Instant::now();
-        let step = self.state.step;
-        let not_finite =
-            first_parameter(&self.state.parameters, &self.state.layout, is_not_finite)?;
-        if let Some(name) = not_finite {
-            return Err(TrainError::Diverged {
-                step,
-                what: format!("weights of `{name}` are not finite"),
-            });
-        }
-        // A resume cuts lines past its checkpoint and cannot bring back lines before it, so that a
-        // checkpoint waits for its lines; the last one does not, since there is no later one.
-        let unwritten = self
-            .recorder
-            .as_ref()
-            .and_then(|recorder| recorder.flush().err());
-        let obstacle = unwritten
-            .filter(|_| !last)
-            .map(|error| format!("metrics cannot be written: {error}"));
-        let run = RunState {
-            step,
-            config_fingerprint: self.run.plan.fingerprint.clone(),
-            corpus_fingerprint: self.run.corpus.fingerprint().to_owned(),
-            world_size: self.run.plan.world_size,
-        };
-        match self
-            .checkpoints
-            .save(&self.state, &run, obstacle, &mut *self.group)?
-        {
-            Saved::Committed {
-                path,
-                bytes,
-                warning,
-            } => {
-                let path = path.display().to_string();
-                self.newest_checkpoint = Some(path.clone());
-                if let Some(recorder) = &self.recorder {
-                    let seconds = started.elapsed().as_secs_f64();
-                    let saved = EventKind::CheckpointSaved {
-                        path: path.clone(),
-                        bytes,
-                        seconds,
-                    };
-                    recorder.event(Event::now(step, saved));
-                    (self.tell)(WorkerMessage::Checkpoint {
-                        step,
-                        path,
-                        bytes,
-                        seconds,
-                    });
-                }
-                if let Some(warning) = warning {
-                    self.warn(warning);
-                }
-            }
-            Saved::Abandoned { why } => {
-                if let Some(recorder) = &self.recorder {
-                    recorder.event(Event::now(
-                        step,
-                        EventKind::CheckpointFailed {
-                            reason: why.clone(),
-                        },
-                    ));
-                }
-                if last {
-                    return Err(TrainError::NotSaved { step, why });
-                }
-                if self.group.rank() == 0 {
-                    self.warn(format!(
-                        "the checkpoint of step {step} was given up, training goes on: {why}"
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn evaluate(&mut self) -> Result<Evaluation, TrainError> {
-        let parameters = self.state.parameter_views()?;
-        let rows = self.run.plan.micro_batch_size;
-        let evaluation = evaluate(
-            &self.engine,
-            &parameters,
-            &self.validation,
-            rows,
-            &mut *self.group,
-            self.state.step,
-        )?;
-        if let Some(recorder) = &self.recorder {
-            recorder.event(evaluation_event(&evaluation));
-            (self.tell)(WorkerMessage::Evaluation(evaluation.clone()));
-        }
-        if !evaluation.loss.is_finite() {
-            let what = format!("validation loss {}", evaluation.loss);
-            return Err(TrainError::Diverged {
-                step: self.state.step,
-                what,
-            });
-        }
-        Ok(evaluation)
-    }
-
-    /// The last validation, and a sample of what was learned.
-    fn conclude(&mut self) -> Result<Evaluation, TrainError> {
-        let evaluation = self.evaluate()?;
-        let eval = &self.run.plan.config.eval;
-        if self.group.rank() == 0 && !eval.sample_prompt.is_empty() {
-            let tokenizer = self.run.corpus.tokenizer()?;
-            let parameters = self.state.parameter_views()?;
-            let sampling = Sampling {
-                max_tokens: eval.sample_tokens,
-                temperature: 0.8,
-                top_p: 0.95,
-                seed: self.run.plan.config.train.seed,
-            };
-            let mut text = String::new();
-            let prompt = &eval.sample_prompt;
-            continue_text(
-                self.model,
-                &parameters,
-                &tokenizer,
-                prompt,
-                sampling,
-                |new| text.push_str(new),
-            )?;
-            if let Some(recorder) = &self.recorder {
-                let (prompt, text) = (eval.sample_prompt.clone(), text.clone());
-                recorder.event(Event::now(
-                    self.state.step,
-                    EventKind::Sample { prompt, text },
-                ));
-            }
-            (self.tell)(WorkerMessage::Sample {
-                prompt: eval.sample_prompt.clone(),
-                text,
-            });
-        }
-        Ok(evaluation)
-    }
-
     fn warn(&mut self, text: String) {
         let rank = self.group.rank();
         if let Some(recorder) = &self.recorder {
@@ -566,29 +259,6 @@ fn checkpoints_to_come(run: &Run<'_>, first_step: u64) -> u64 {
         (keep @ 1.., None) => saves.min(keep as u64 + 1),
         (0, _) => saves,
     }
-}
-
-/// The event of an evaluation. What is shown and what is recorded are two contracts that change
-/// apart, so each has a type of its own.
-fn evaluation_event(evaluation: &Evaluation) -> Event {
-    let sources = evaluation
-        .sources
-        .iter()
-        .map(|source| cordee_metrics::SourceEvaluation {
-            name: source.name.clone(),
-            loss: source.loss,
-            bits_per_byte: source.bits_per_byte,
-            unigram_bits_per_byte: source.unigram_bits_per_byte,
-        });
-    let (loss, seconds) = (evaluation.loss, evaluation.seconds);
-    Event::now(
-        evaluation.step,
-        EventKind::Evaluation {
-            loss,
-            seconds,
-            sources: sources.collect(),
-        },
-    )
 }
 
 /// A checkpoint of other data cannot go on; one of another config can, and says so at launch.

@@ -45,15 +45,15 @@ fn show_tells_every_origin() {
         ),
     ]);
     let loaded = directory.load("run.toml", &SETS[1..]).unwrap();
-    assert_text!(directory.relative(&loaded.show()));
+    assert_text!(directory.relative(&loaded.show(&loaded.plan(2).unwrap())));
 }
 
 #[test]
 fn what_is_shown_and_what_is_written_read_back() {
     for loaded in [example(&[]), example(SETS)] {
-        assert_eq!(reread(&loaded.show()), loaded.config);
         assert_eq!(reread(&loaded.config.to_toml()), loaded.config);
         let plan = loaded.plan(2).unwrap();
+        assert_eq!(reread(&loaded.show(&plan)), plan.config);
         assert_eq!(reread(&plan.config.to_toml()), plan.config);
     }
     let written = example(SETS).config.to_toml();
@@ -94,10 +94,7 @@ fn a_plan_leaves_nothing_open() {
         ),
         (8, 2, 2)
     );
-    assert_eq!(
-        (plan.steps, plan.tokens_per_step, plan.total_tokens),
-        (3, 8 * 32, 3 * 8 * 32)
-    );
+    assert_eq!((plan.steps, plan.tokens_per_step), (3, 8 * 32));
     let given = example(&["parallel.workers=1", "model={kv_heads=2,head_dim=8}"])
         .plan(2)
         .unwrap();
@@ -219,10 +216,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn every_config_survives_toml_and_json(loaded in configs()) {
-        prop_assert_eq!(&reread(&loaded.show()), &loaded.config);
         prop_assert_eq!(&reread(&loaded.config.to_toml()), &loaded.config);
         let plan = loaded.plan(2).unwrap();
-        let again = Plan::from_json(&plan.to_json()).unwrap();
+        prop_assert_eq!(&reread(&loaded.show(&plan)), &plan.config);
+        let again: Plan = serde_json::from_slice(&serde_json::to_vec(&plan).unwrap()).unwrap();
         prop_assert_eq!(again.config.optimizer.lr.to_bits(), plan.config.optimizer.lr.to_bits());
         prop_assert_eq!(&again, &plan);
         prop_assert_eq!(reread(&plan.config.to_toml()), plan.config);

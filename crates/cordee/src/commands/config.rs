@@ -14,8 +14,8 @@ pub(crate) fn run(command: &ConfigCommand) -> Result<u8, Failure> {
     match command {
         ConfigCommand::Show(args) => {
             let loaded = load(args)?;
-            loaded.plan(default_workers()?).map_err(Failure::usage)?;
-            Console::print_data(&loaded.show());
+            let plan = loaded.plan(default_workers()?).map_err(Failure::usage)?;
+            Console::print_data(&loaded.show(&plan));
         }
         ConfigCommand::Check(args) => {
             load(args)?

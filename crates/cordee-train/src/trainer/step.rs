@@ -1,0 +1,177 @@
+//! One optimizer step: backwards, sums over ranks, the update, and what is told of it.
+
+use std::{sync::atomic::Ordering, time::Instant};
+
+use cordee_metrics::{StepRecord, unix_time};
+use cordee_protocol::{StepProgress, WorkerMessage};
+
+use super::{Trainer, is_due};
+use crate::{
+    TrainError, TrainState,
+    optimizer::{self, Update, first_parameter, is_not_finite, is_zero},
+    progress::resident_bytes,
+    schedule::learning_rate,
+};
+
+/// What the ranks agree on after their backwards.
+struct StepSums {
+    nll: f64,
+    tokens_trained: f64,
+    stop: bool,
+}
+
+impl Trainer<'_> {
+    /// One optimizer step. Returns whether any rank was asked to stop.
+    pub(super) fn step(&mut self) -> Result<bool, TrainError> {
+        let started = Instant::now();
+        let step = self.state.step + 1;
+        let sums = self.accumulate(step)?;
+        if sums.tokens_trained == 0.0 {
+            let samples = self.run.plan.config.train.global_batch_size;
+            return Err(TrainError::NothingTrained { step, samples });
+        }
+        let loss = sums.nll / sums.tokens_trained;
+        let grad_norm = optimizer::gradient_norm(&self.state, sums.tokens_trained)?;
+        self.check(step, loss, grad_norm)?;
+
+        let config = &self.run.plan.config;
+        let update = Update {
+            step,
+            lr: learning_rate(config, step),
+            tokens_trained: sums.tokens_trained,
+        };
+        optimizer::apply(
+            &config.optimizer,
+            self.model.parameters(),
+            &mut self.state,
+            &update,
+            grad_norm,
+        )?;
+        self.state.gradients.fill_zero();
+        self.state.step = step;
+        self.report(&update, loss, grad_norm, started);
+        Ok(sums.stop)
+    }
+
+    /// Forward and backward of every micro-batch, then the sums over ranks.
+    fn accumulate(&mut self, step: u64) -> Result<StepSums, TrainError> {
+        let mut sums = [0.0; 3];
+        {
+            let parameters =
+                crate::state::parameter_views(&self.state.layout, &self.state.parameters)?;
+            let mut gradients = self.state.gradients.views_mut(self.state.layout.slots())?;
+            for _ in 0..self.run.plan.accumulation_steps {
+                let batches = &mut self.batches;
+                let batch = self
+                    .waiting_for_data
+                    .time(|| batches.next())
+                    .expect("a batch for every step left")?;
+                let loss = self
+                    .engine
+                    .forward_backward(&batch, &parameters, &mut gradients)?;
+                sums[0] += loss.nll_sum;
+                sums[1] += loss.trained as f64;
+            }
+        }
+        if step == self.first_step + 1
+            && let Some(id) = self.engine.untouched()
+        {
+            let parameter = self.model.parameters()[id].name.clone();
+            return Err(TrainError::MissingGradient {
+                parameter,
+                why: "no backward reached it",
+            });
+        }
+        sums[2] = f64::from(u8::from(self.run.stop.load(Ordering::Relaxed)));
+        let (group, gradients, len) = (
+            &mut *self.group,
+            &mut self.state.gradients,
+            self.state.layout.len(),
+        );
+        self.in_collectives.time(|| {
+            group.all_reduce(gradients, 0..len)?;
+            group.sum_scalars(&mut sums)
+        })?;
+        Ok(StepSums {
+            nll: sums[0],
+            tokens_trained: sums[1],
+            stop: sums[2] > 0.0,
+        })
+    }
+
+    /// Stops the run before a bad gradient changes a weight.
+    fn check(&self, step: u64, loss: f64, grad_norm: f64) -> Result<(), TrainError> {
+        let TrainState {
+            gradients, layout, ..
+        } = &self.state;
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            let parameter = first_parameter(gradients, layout, is_not_finite)?;
+            let first = parameter.map_or_else(String::new, |name| {
+                format!("; the first gradient that is not finite is that of `{name}`")
+            });
+            let what = format!("loss {loss}, gradient norm {grad_norm}{first}");
+            return Err(TrainError::Diverged { step, what });
+        }
+        if step == self.first_step + 1 {
+            let zero = first_parameter(gradients, layout, is_zero)?;
+            if let Some(parameter) = zero {
+                return Err(TrainError::MissingGradient {
+                    parameter,
+                    why: "it is zero everywhere",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, update: &Update, loss: f64, grad_norm: f64, started: Instant) {
+        let Some(recorder) = &self.recorder else {
+            return;
+        };
+        let plan = self.run.plan;
+        let step_s = started.elapsed().as_secs_f64();
+        let tokens_per_s = plan.tokens_per_step as f64 / step_s;
+        let (data_s, comm_s) = (self.waiting_for_data.take(), self.in_collectives.take());
+        let memory_bytes = resident_bytes();
+        let samples = update.step * plan.config.train.global_batch_size as u64;
+        let train_tokens: u64 = self
+            .run
+            .corpus
+            .sources()
+            .iter()
+            .map(|source| source.train.tokens)
+            .sum();
+        let tokens = update.step * plan.tokens_per_step;
+        recorder.step(StepRecord {
+            step: update.step,
+            time: unix_time(),
+            loss,
+            grad_norm,
+            lr: update.lr,
+            tokens,
+            tokens_trained: update.tokens_trained as u64,
+            samples,
+            epoch: tokens as f64 / train_tokens as f64,
+            clipped: optimizer::clip_factor(plan.config.optimizer.clip_grad_norm, grad_norm) < 1.0,
+            step_s,
+            data_s,
+            comm_s,
+            tokens_per_s,
+            host_rss_bytes: memory_bytes,
+        });
+        (self.tell)(WorkerMessage::Step(StepProgress {
+            step: update.step,
+            steps: self.run.last_step,
+            loss,
+            grad_norm,
+            lr: update.lr,
+            tokens_per_s,
+            ranks: plan.world_size,
+            step_s,
+            data_s,
+            comm_s,
+            memory_bytes,
+            due: is_due(update.step, plan.config.log.every.0),
+        }));
+    }
+}
