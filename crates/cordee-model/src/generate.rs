@@ -61,14 +61,7 @@ fn last_logits(
         targets: &[],
         loss_mask: None,
     };
-    let mut x = model
-        .embedding
-        .forward(&context, Weights::new(parameters, model.ids(0)))?;
-    for (index, block) in model.blocks.iter().enumerate() {
-        x = block
-            .forward(&context, Weights::new(parameters, model.ids(index + 1)), x)?
-            .0;
-    }
+    let x = model.forward(&context, parameters, drop)?;
     let last = x.narrow(0, tokens.len() - 1, 1)?.contiguous()?;
     let head = model.segments() - 1;
     let logits = model

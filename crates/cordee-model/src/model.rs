@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use cordee_config::{ModelConfig, ModelFamily};
-use cordee_memory::{Buffer, DType, Layout, ViewMut};
+use cordee_memory::{Buffer, DType, Layout, View, ViewMut};
 use cordee_ops::{
     random::{self, Stream},
     rotary,
 };
 
-use crate::{Embedding, Head, Init, ModelError, Parameter, Segment, llama::LlamaBlock};
+use crate::{
+    Context, Embedding, Head, Init, ModelError, Parameter, Saved, Segment, Weights,
+    llama::LlamaBlock,
+};
 
 /// An embedding, blocks and a head.
 ///
@@ -101,6 +105,24 @@ impl Model {
     /// Which parameters a segment is lent; a tied head's last one is the embedding's.
     pub fn ids(&self, segment: usize) -> &[usize] {
         &self.ids[segment]
+    }
+
+    /// The residual stream after the last block, `[rows × seq_len, dim]`. What each block keeps for
+    /// its backward goes to `keep`, in order.
+    pub fn forward(
+        &self,
+        context: &Context<'_>,
+        parameters: &[View<'_>],
+        mut keep: impl FnMut(Saved),
+    ) -> Result<Tensor, ModelError> {
+        let weights = |segment| Weights::new(parameters, self.ids(segment));
+        let mut x = self.embedding.forward(context, weights(0))?;
+        for (index, block) in self.blocks.iter().enumerate() {
+            let (y, saved) = block.forward(context, weights(index + 1), x)?;
+            keep(saved);
+            x = y;
+        }
+        Ok(x)
     }
 
     /// Longest sequence the model was built for.

@@ -84,16 +84,10 @@ impl Case {
 
     fn loss(&self) -> f64 {
         let (views, context) = (self.views(), self.context());
-        let weights = |segment| Weights::new(&views, self.model.ids(segment));
-        let mut x = self.model.embedding.forward(&context, weights(0)).unwrap();
-        for (index, block) in self.model.blocks.iter().enumerate() {
-            x = block.forward(&context, weights(index + 1), x).unwrap().0;
-        }
-        self.model
-            .head
-            .loss(&context, weights(self.model.segments() - 1), &x)
-            .unwrap()
-            .nll_sum
+        let x = self.model.forward(&context, &views, drop).unwrap();
+        let head = self.model.segments() - 1;
+        let weights = Weights::new(&views, self.model.ids(head));
+        self.model.head.loss(&context, weights, &x).unwrap().nll_sum
     }
 
     fn gradient(&self) -> Buffer {
@@ -102,13 +96,11 @@ impl Case {
         let mut buffer = Buffer::zeroed(DType::F64, self.layout.len()).unwrap();
         let mut gradients = buffer.views_mut(self.layout.slots()).unwrap();
         let mut received = vec![false; gradients.len()];
-        let mut x = self.model.embedding.forward(&context, weights(0)).unwrap();
         let mut kept = Vec::new();
-        for (index, block) in self.model.blocks.iter().enumerate() {
-            let (y, saved) = block.forward(&context, weights(index + 1), x).unwrap();
-            kept.push(saved);
-            x = y;
-        }
+        let x = self
+            .model
+            .forward(&context, &views, |saved| kept.push(saved))
+            .unwrap();
         let head = self.model.segments() - 1;
         let mut lent = Gradients::new(&mut gradients, self.model.ids(head), &mut received);
         let (_, mut dx) = self

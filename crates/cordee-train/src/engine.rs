@@ -39,13 +39,8 @@ impl<'m> Engine<'m> {
         let model = self.model;
         let weights = |segment| Weights::new(parameters, model.ids(segment));
 
-        let mut x = model.embedding.forward(&context, weights(0))?;
         let mut kept = Vec::with_capacity(model.blocks.len());
-        for (index, block) in model.blocks.iter().enumerate() {
-            let (y, saved) = block.forward(&context, weights(index + 1), x)?;
-            kept.push(saved);
-            x = y;
-        }
+        let x = model.forward(&context, parameters, |saved| kept.push(saved))?;
 
         let head = model.segments() - 1;
         let mut lent = Gradients::new(gradients, model.ids(head), &mut self.received);
@@ -74,10 +69,7 @@ impl<'m> Engine<'m> {
         let context = tokens.context(batch);
         let model = self.model;
         let weights = |segment| Weights::new(parameters, model.ids(segment));
-        let mut x = model.embedding.forward(&context, weights(0))?;
-        for (index, block) in model.blocks.iter().enumerate() {
-            x = block.forward(&context, weights(index + 1), x)?.0;
-        }
+        let x = model.forward(&context, parameters, drop)?;
         Ok(model
             .head
             .loss(&context, weights(model.segments() - 1), &x)?)

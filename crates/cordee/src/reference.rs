@@ -5,9 +5,9 @@
 use std::{fmt::Write as _, path::Path};
 
 use clap::CommandFactory;
-use cordee_protocol::ExitCode;
+use cordee_protocol::{ExitCode, WorkerEnvironment, names};
 
-use crate::args::Cli;
+use crate::{args::Cli, devices::DEVICES};
 
 #[test]
 fn reference_pages_are_up_to_date() {
@@ -17,6 +17,7 @@ fn reference_pages_are_up_to_date() {
         ("config.md", cordee_config::reference()),
         ("metrics.md", cordee_metrics::reference()),
         ("exit-codes.md", exit_codes()),
+        ("environment.md", environment()),
     ];
     for (name, expected) in pages {
         let path = folder.join(name);
@@ -29,6 +30,35 @@ fn reference_pages_are_up_to_date() {
             "{name} is out of date: run with CORDEE_UPDATE_REFERENCE=1 and commit it"
         );
     }
+}
+
+fn environment() -> String {
+    let mut page = String::from(
+        "# Environment variables\n\nWhat decides a result is in the config. These are facts of the machine.\n\n| variable | what it does |\n| --- | --- |\n",
+    );
+    let given = [
+        (
+            DEVICES,
+            "the devices of the machine, one rank each where the config names no number of workers: `cpu,cpu`",
+        ),
+        (
+            "XDG_CACHE_HOME",
+            "tokenised data is kept in `$XDG_CACHE_HOME/cordee`, else in `~/.cache/cordee`; `data.cache_dir` comes first",
+        ),
+        ("NO_COLOR", "turns colour off"),
+    ];
+    for (name, text) in given {
+        let _ = writeln!(page, "| `{name}` | {text} |");
+    }
+    page.push_str("\nThe launcher sets these for each worker, by the names of torchrun:\n\n");
+    for (name, _) in WorkerEnvironment::single_node(0, 1, "").variables() {
+        let _ = writeln!(page, "- `{name}`");
+    }
+    page.push_str("\nand these, which hold numbers of inherited file descriptors:\n\n");
+    for name in [names::SHARED_MEMORY_FD, names::JOB_FD, names::MESSAGE_FD] {
+        let _ = writeln!(page, "- `{name}`");
+    }
+    page
 }
 
 fn exit_codes() -> String {
