@@ -12,6 +12,8 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cordee_metrics::{METRICS_FILE, MetricsError, Recorder, read_steps};
 use records::step;
@@ -107,6 +109,11 @@ fn records_on_a_disk_that_fills_up() {
         ROOM
     );
 
+    // The other sink writes when it gets to it.
+    let started = Instant::now();
+    while recorder.dropped() == 0 && started.elapsed() < Duration::from_secs(20) {
+        thread::sleep(Duration::from_millis(1));
+    }
     setrlimit(Resource::Fsize, before).unwrap();
     recorder.step(step(51));
     recorder.flush().unwrap();
