@@ -373,3 +373,98 @@ fn tensor_bytes<'a>(state: &'a TrainState, name: &str) -> &'a [u8] {
     }
     unreachable!("the plan is made of the layout's names, and `{name}` is not one")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use cordee_comm::SharedMemoryGroup;
+    use cordee_config::{ModelConfig, ModelFamily};
+    use cordee_memory::SharedMemory;
+    use cordee_model::Model;
+
+    use super::*;
+
+    fn model() -> Model {
+        let config = ModelConfig {
+            family: ModelFamily::Llama,
+            dim: 8,
+            layers: 1,
+            heads: 2,
+            kv_heads: None,
+            head_dim: None,
+            ffn: 8,
+            rope_theta: 1e4,
+            norm_eps: 1e-5,
+            tie_embeddings: true,
+            init_std: 0.1,
+        };
+        Model::new(&config, 16, 4).unwrap()
+    }
+
+    /// What `work` returns on each of two ranks whose states differ in `odd` elements on rank 1.
+    fn on_two_ranks<T: Send>(
+        odd: usize,
+        work: impl Fn(&TrainState, &mut dyn ProcessGroup) -> Result<T, TrainError> + Sync,
+    ) -> Vec<Result<T, TrainError>> {
+        let memory = SharedMemory::create("replicas").unwrap();
+        let rank = |rank| {
+            let memory = memory.try_clone().unwrap();
+            let mut group =
+                SharedMemoryGroup::join(memory, rank, 2, Duration::from_secs(20)).unwrap();
+            let model = model();
+            let mut state = TrainState::new(&model, &mut group).unwrap();
+            model
+                .initialise(&state.layout, &mut state.parameters, 1)
+                .unwrap();
+            let changed = if rank == 1 { odd } else { 0 };
+            for value in &mut state.second_moment.as_mut_slice::<f32>().unwrap()[..changed] {
+                *value = 1e-30;
+            }
+            work(&state, &mut group)
+        };
+        thread::scope(|scope| {
+            let ranks = [0, 1].map(|index| scope.spawn(move || rank(index)));
+            ranks.map(|rank| rank.join().unwrap()).into_iter().collect()
+        })
+    }
+
+    #[test]
+    fn replicas_are_compared_before_the_first_step() {
+        assert!(on_two_ranks(0, check_replicas).iter().all(Result::is_ok));
+        for refused in on_two_ranks(1, check_replicas) {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("do not hold the same"), "{error}");
+            assert!(error.ends_with("ranks 1"), "{error}");
+        }
+    }
+
+    #[test]
+    fn replicas_that_differ_are_never_committed_and_end_the_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let save = |state: &TrainState, group: &mut dyn ProcessGroup| {
+            let checkpoints = Checkpoints {
+                dir: folder.path().to_owned(),
+                plan: WritePlan::new(&tensor_specs(state), 2)?,
+                piece_size: 4096,
+                keep: 0,
+                deadline: Duration::from_secs(20),
+            };
+            let run = RunState {
+                step: state.step,
+                config_fingerprint: String::new(),
+                corpus_fingerprint: String::new(),
+                world_size: 2,
+            };
+            checkpoints.save(state, &run, None, group)
+        };
+        for refused in on_two_ranks(1, save) {
+            assert!(matches!(refused, Err(TrainError::ReplicasDiffer { .. })));
+        }
+        assert!(checkpoint::discover(folder.path()).unwrap().is_empty());
+        for saved in on_two_ranks(0, save) {
+            assert!(matches!(saved, Ok(Saved::Committed { .. })));
+        }
+        assert_eq!(checkpoint::discover(folder.path()).unwrap().len(), 1);
+    }
+}

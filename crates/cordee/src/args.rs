@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::console::ProgressMode;
 
-/// Train transformer language models, from a laptop's CPU to clusters of GPUs.
+/// Train transformer language models, over worker processes that move in step.
 #[derive(Debug, Parser)]
 #[command(name = "cordee", version, max_term_width = 100)]
 pub(crate) struct Cli {

@@ -1,4 +1,4 @@
-//! `cordee`: train transformer language models, on a laptop's CPU and on clusters.
+//! `cordee`: train transformer language models, over worker processes that move in step.
 //!
 //! The one place that reads arguments and the environment, prints, and exits. A command is a
 //! function that returns an exit code or a [`Failure`]; everything it does is in the crates below.
