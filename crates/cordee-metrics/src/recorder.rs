@@ -143,6 +143,16 @@ impl Recorder {
     }
 }
 
+/// Adds an event to the record of a run that nobody else is writing: what became of its ranks, say.
+pub fn append_event(run_dir: &Path, event: &Event) -> Result<(), MetricsError> {
+    let path = run_dir.join(EVENTS_FILE);
+    // Half a line that a killed process left would swallow this one.
+    cut_from(&path, u64::MAX).map_err(MetricsError::Open)?;
+    let mut events = JsonLines::open(&path)?;
+    events.push(event);
+    events.flush()
+}
+
 impl Drop for Recorder {
     fn drop(&mut self) {
         self.close();

@@ -74,8 +74,7 @@ fn a_killed_process_has_lost_nothing_that_it_flushed() {
     child.wait().unwrap();
     assert!(flushed >= 200);
 
-    let text = fs::read(folder.path().join(METRICS_FILE)).unwrap();
-    assert_eq!(text.last(), Some(&b'\n'));
+    // The kill may cut the write of a line that was not flushed: such a line is no record.
     let steps = read_steps(&folder.path().join(METRICS_FILE)).unwrap();
     assert!(steps.len() >= flushed);
     for (index, record) in steps.iter().enumerate() {

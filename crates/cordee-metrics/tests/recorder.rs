@@ -9,7 +9,7 @@ use std::path::Path;
 
 use cordee_metrics::{
     EVENTS_FILE, Event, EventKind, METRICS_FILE, MetricsError, Recorder, StepRecord, TIMING_FIELDS,
-    read_events, read_steps, unix_time,
+    append_event, read_events, read_steps, unix_time,
 };
 use proptest::prelude::*;
 use records::step;
@@ -163,4 +163,27 @@ proptest! {
         };
         prop_assert_eq!(bits(&record), bits(&again));
     }
+}
+
+#[test]
+fn an_event_is_added_behind_whole_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path(), None, 3);
+    let path = folder.path().join(EVENTS_FILE);
+    let before = read_events(&path).unwrap().len();
+    let mut text = fs::read(&path).unwrap();
+    text.extend_from_slice(b"{\"step\":3,\"ti");
+    fs::write(&path, text).unwrap();
+    let reason = "killed".to_owned();
+    append_event(
+        folder.path(),
+        &Event::now(3, EventKind::Failed { rank: 1, reason }),
+    )
+    .unwrap();
+    let events = read_events(&path).unwrap();
+    assert!(matches!(
+        events.last().unwrap().event,
+        EventKind::Failed { rank: 1, .. }
+    ));
+    assert_eq!(events.len(), before + 1);
 }

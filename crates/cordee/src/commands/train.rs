@@ -14,7 +14,7 @@ use cordee_config::{Loaded, Plan};
 use cordee_data::Corpus;
 use cordee_launch::{FailureReport, Launch, Observer, Outcome, StopRequests, Stream};
 use cordee_memory::SharedMemory;
-use cordee_metrics::{EVENTS_FILE, Event, EventKind, JsonLines, MetricsError};
+use cordee_metrics::{EVENTS_FILE, Event, EventKind, append_event};
 use cordee_protocol::{ExitCode, WorkerMessage, names};
 use fs_err as fs;
 use signal_hook::{
@@ -248,12 +248,8 @@ fn record_failure(run: &RunDir, report: &FailureReport, console: &mut Console) {
             .map_or(report.rank, |silent| silent.rank),
         reason: report.render(),
     };
-    let append = || -> Result<(), MetricsError> {
-        let mut events = JsonLines::open(&run.path().join(EVENTS_FILE))?;
-        events.push(&Event::now(report.last_step.unwrap_or(0), failed));
-        events.flush()
-    };
-    if let Err(error) = append() {
+    let event = Event::now(report.last_step.unwrap_or(0), failed);
+    if let Err(error) = append_event(run.path(), &event) {
         console.warning(&format!("the failure is not in {EVENTS_FILE}: {error}"));
     }
 }
