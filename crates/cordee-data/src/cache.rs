@@ -12,7 +12,8 @@ use fs_err as fs;
 
 use crate::{Corpus, DataError};
 
-/// Entries up to so many bytes are held to their checksums at each use: a tenth of a second of reading.
+/// Entries up to so many bytes are held to their checksums at each use: little beside the training
+/// that so much text is for.
 const ALWAYS_VERIFIED: u64 = 1 << 30;
 
 /// Hex digits of the fingerprint in a directory's name: 128 bits.
