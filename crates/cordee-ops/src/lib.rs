@@ -5,8 +5,8 @@
 //! [`ViewMut`](cordee_memory::ViewMut). A gradient of a parameter is always *added* to what its
 //! memory holds, so that micro-batches accumulate without a pass of their own.
 //!
-//! What is here is the reference: plain arithmetic over slices, in `f32` and `f64`, fast enough to
-//! train small models. Results depend neither on the number of threads nor on timing: loops run
+//! One folder per operator: `mod.rs` checks what it is given and is the only way in, `cpu.rs` is the
+//! arithmetic on the host, in `f32` and `f64`. Results depend neither on the number of threads nor on timing: loops run
 //! over blocks of fixed size, and sums of blocks are combined in the order of the blocks.
 //!
 //! This crate knows operators, not models: nothing here knows which layer calls it, what is

@@ -1,6 +1,6 @@
 //! AdamW (Loshchilov and Hutter, 2019) over flat memory, with PyTorch's formula.
 
-mod reference;
+mod cpu;
 #[cfg(test)]
 mod tests;
 
@@ -66,7 +66,7 @@ pub fn step(state: State<'_>, gradients: View<'_>, hyper: &AdamW) -> Result<()> 
         let params = OP.gradient::<T>("params", &mut params, shape)?;
         let m = OP.gradient::<T>("m", &mut m, shape)?;
         let v = OP.gradient::<T>("v", &mut v, shape)?;
-        reference::step(params, gradients, m, v, hyper);
+        cpu::step(params, gradients, m, v, hyper);
         Ok(())
     })
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::reference::{Heads, QUERIES, head_matrix};
+use super::cpu::{Heads, QUERIES, head_matrix};
 use crate::{
     float::Float,
     matrix::{Matrix, MatrixMut, Write, product},

@@ -6,7 +6,7 @@
 //! sees tokens 0 to t of its own row.
 
 mod backward;
-mod reference;
+mod cpu;
 #[cfg(test)]
 mod tests;
 
@@ -61,8 +61,8 @@ pub fn forward(inputs: &Inputs<'_>) -> Result<Attended> {
     with_float!(sizes.dtype, T => {
         let operands = Operands::<T>::read(inputs, &sizes)?;
         let (q, k, v) = (operands.q.lock()?, operands.k.lock()?, operands.v.lock()?);
-        let heads = reference::Heads { q: &q, k: &k, v: &v, scale: Float::of(inputs.scale), sizes };
-        let (out, lse) = reference::forward(&heads);
+        let heads = cpu::Heads { q: &q, k: &k, v: &v, scale: Float::of(inputs.scale), sizes };
+        let (out, lse) = cpu::forward(&heads);
         let out = OP.output(out, &sizes.queries())?;
         Ok(Attended { out, lse: OP.output(lse, &sizes.lse())? })
     })
@@ -78,7 +78,7 @@ pub fn backward(dout: &Tensor, inputs: &Inputs<'_>, attended: &Attended) -> Resu
         let out = OP.tensor::<T>("out", &attended.out, &sizes.queries())?;
         let lse = OP.tensor::<T>("lse", &attended.lse, &sizes.lse())?;
         let (q, k, v) = (operands.q.lock()?, operands.k.lock()?, operands.v.lock()?);
-        let heads = reference::Heads { q: &q, k: &k, v: &v, scale: Float::of(inputs.scale), sizes };
+        let heads = cpu::Heads { q: &q, k: &k, v: &v, scale: Float::of(inputs.scale), sizes };
         let (dout, out, lse) = (dout.lock()?, out.lock()?, lse.lock()?);
         let saved = backward::Saved { dout: &dout, out: &out, lse: &lse };
         let [dq, dk, dv] = backward::backward(&heads, &saved);

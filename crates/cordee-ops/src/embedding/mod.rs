@@ -1,6 +1,6 @@
 //! The token embedding: a row of the table per token.
 
-mod reference;
+mod cpu;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +20,7 @@ pub fn forward(tokens: &[u32], weight: View<'_>) -> Result<Tensor> {
     OP.expect_tokens(tokens, vocab, |_| true)?;
     with_float!(weight.dtype(), T => {
         let weight = OP.weight::<T>("weight", weight, &[vocab, dim])?;
-        OP.output(reference::forward(tokens, weight, dim), &[tokens.len(), dim])
+        OP.output(cpu::forward(tokens, weight, dim), &[tokens.len(), dim])
     })
 }
 
@@ -32,7 +32,7 @@ pub fn backward(tokens: &[u32], dy: &Tensor, dweight: &mut ViewMut<'_>) -> Resul
     with_float!(OP.dtype("dy", dy)?, T => {
         let dy = OP.tensor::<T>("dy", dy, &[tokens.len(), dim])?;
         let dweight = OP.gradient::<T>("dweight", dweight, &[vocab, dim])?;
-        reference::backward(tokens, &dy.lock()?, dweight, dim);
+        cpu::backward(tokens, &dy.lock()?, dweight, dim);
         Ok(())
     })
 }

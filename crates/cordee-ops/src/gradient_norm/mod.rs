@@ -1,6 +1,6 @@
 //! The norm of a gradient, and whether it is a number at all.
 
-mod reference;
+mod cpu;
 #[cfg(test)]
 mod tests;
 
@@ -17,13 +17,13 @@ const OP: Operator = Operator("gradient_norm");
 /// element is. The root is left to whoever adds the sums of all shards.
 pub fn sum_of_squares(values: View<'_>) -> Result<f64> {
     with_float!(values.dtype(), T => {
-        Ok(reference::sum_of_squares(OP.weight::<T>("values", values, values.shape())?))
+        Ok(cpu::sum_of_squares(OP.weight::<T>("values", values, values.shape())?))
     })
 }
 
 /// Index of the first element that is infinite or NaN.
 pub fn first_non_finite(values: View<'_>) -> Result<Option<usize>> {
     with_float!(values.dtype(), T => {
-        Ok(reference::first_non_finite(OP.weight::<T>("values", values, values.shape())?))
+        Ok(cpu::first_non_finite(OP.weight::<T>("values", values, values.shape())?))
     })
 }

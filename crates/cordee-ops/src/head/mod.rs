@@ -4,7 +4,7 @@
 //! Loss and gradients are *sums* over the trained tokens. Whoever knows how many tokens the whole
 //! step trains, over all micro-batches and ranks, divides.
 
-mod reference;
+mod cpu;
 #[cfg(test)]
 mod tests;
 
@@ -82,7 +82,7 @@ pub fn loss(x: &Tensor, weight: View<'_>, targets: &Targets<'_>) -> Result<LossS
         let x = OP.tensor::<T>("x", x, &[n, dim])?;
         let x = x.lock()?;
         let weight = OP.weight::<T>("weight", weight, &[vocab, dim])?;
-        let head = reference::Head { x: &x, weight, dim, targets };
+        let head = cpu::Head { x: &x, weight, dim, targets };
         Ok(LossSum::new(head.loss(), targets))
     })
 }
@@ -103,7 +103,7 @@ pub fn loss_and_gradient(
         let x = x.lock()?;
         let weight = OP.weight::<T>("weight", weight, &[vocab, dim])?;
         let dweight = OP.gradient::<T>("dweight", dweight, &[vocab, dim])?;
-        let head = reference::Head { x: &x, weight, dim, targets };
+        let head = cpu::Head { x: &x, weight, dim, targets };
         let (per_token, dx) = head.loss_and_gradient(dweight);
         Ok((LossSum::new(per_token, targets), OP.output(dx, &[n, dim])?))
     })

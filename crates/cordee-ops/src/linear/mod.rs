@@ -1,6 +1,6 @@
 //! Linear layers without bias, y = x W^T, with weights as PyTorch lays them out: `[out, in]`.
 
-mod reference;
+mod cpu;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +21,7 @@ pub fn forward(x: &Tensor, weight: View<'_>) -> Result<Tensor> {
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &[n, input])?;
         let weight = OP.weight::<T>("weight", weight, &[output, input])?;
-        let y = reference::forward(&x.lock()?, weight, [n, input, output]);
+        let y = cpu::forward(&x.lock()?, weight, [n, input, output]);
         OP.output(y, &[n, output])
     })
 }
@@ -49,7 +49,7 @@ pub fn backward_weight(dy: &Tensor, x: &Tensor, dweight: &mut ViewMut<'_>) -> Re
         let dy = OP.tensor::<T>("dy", dy, &[n, output])?;
         let x = OP.tensor::<T>("x", x, &[n, input])?;
         let dweight = OP.gradient::<T>("dweight", dweight, &[output, input])?;
-        reference::backward_weight(&dy.lock()?, &x.lock()?, dweight, [n, input, output]);
+        cpu::backward_weight(&dy.lock()?, &x.lock()?, dweight, [n, input, output]);
         Ok(())
     })
 }
@@ -82,7 +82,7 @@ pub fn backward_input(branches: &[Branch<'_>]) -> Result<Tensor> {
             let [output, _] = OP.sizes("weight", branch.weight.shape(), "[out, in]")?;
             let dy = OP.tensor::<T>("dy", branch.dy, &[n, output])?;
             let weight = OP.weight::<T>("weight", branch.weight, &[output, input])?;
-            reference::backward_input(&dy.lock()?, weight, &mut dx, [n, input, output], index > 0);
+            cpu::backward_input(&dy.lock()?, weight, &mut dx, [n, input, output], index > 0);
         }
         OP.output(dx, &[n, input])
     })

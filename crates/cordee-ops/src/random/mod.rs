@@ -1,8 +1,8 @@
 //! Random numbers by their place: element i of a stream depends on the seed, the stream and i
 //! alone, never on what was drawn before or on which thread draws it.
 
+mod cpu;
 mod philox;
-mod reference;
 #[cfg(test)]
 mod tests;
 
@@ -58,7 +58,7 @@ pub fn normal_fill(values: &mut ViewMut<'_>, stream: Stream, std: f64) -> Result
     }
     let shape = values.shape().to_vec();
     with_float!(values.dtype(), T => {
-        reference::normal_fill(OP.gradient::<T>("values", values, &shape)?, stream, std);
+        cpu::normal_fill(OP.gradient::<T>("values", values, &shape)?, stream, std);
         Ok(())
     })
 }

@@ -3,7 +3,7 @@
 //!
 //! y = x * rstd * weight with rstd = 1 / sqrt(mean(x^2) + eps), the mean taken over a row.
 
-mod reference;
+mod cpu;
 #[cfg(test)]
 mod tests;
 
@@ -33,7 +33,7 @@ pub fn forward(x: &Tensor, weight: View<'_>, eps: f64) -> Result<Normed> {
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &[n, dim])?;
         let weight = OP.weight::<T>("weight", weight, &[dim])?;
-        let (y, rstd) = reference::forward(&x.lock()?, weight, eps);
+        let (y, rstd) = cpu::forward(&x.lock()?, weight, eps);
         Ok(Normed { y: OP.output(y, &[n, dim])?, rstd: OP.output(rstd, &[n])? })
     })
 }
@@ -52,7 +52,7 @@ pub fn forward_residual(
         let x = OP.tensor::<T>("x", x, &[n, dim])?;
         let residual = OP.tensor::<T>("residual", residual, &[n, dim])?;
         let weight = OP.weight::<T>("weight", weight, &[dim])?;
-        let (sum, y, rstd) = reference::forward_residual(&x.lock()?, &residual.lock()?, weight, eps);
+        let (sum, y, rstd) = cpu::forward_residual(&x.lock()?, &residual.lock()?, weight, eps);
         let normed = Normed { y: OP.output(y, &[n, dim])?, rstd: OP.output(rstd, &[n])? };
         Ok((OP.output(sum, &[n, dim])?, normed))
     })
@@ -89,14 +89,14 @@ pub fn backward(inputs: &Backward<'_>, dweight: &mut ViewMut<'_>) -> Result<Tens
             Some(residual) => Some(residual.lock()?),
             None => None,
         };
-        let rows = reference::Rows {
+        let rows = cpu::Rows {
             dy: &dy.lock()?,
             x: &x.lock()?,
             weight: OP.weight::<T>("weight", inputs.weight, &[dim])?,
             rstd: &rstd.lock()?,
             residual: residual.as_deref(),
         };
-        let dx = reference::backward(&rows, OP.gradient::<T>("dweight", dweight, &[dim])?);
+        let dx = cpu::backward(&rows, OP.gradient::<T>("dweight", dweight, &[dim])?);
         OP.output(dx, &[n, dim])
     })
 }

@@ -1,7 +1,7 @@
 //! Rotary positions (Su et al., 2021) in the half-split convention of Hugging Face's Llama: in a
 //! head of width d, element i is rotated with element i + d/2 by the angle position / theta^(2i/d).
 
-mod reference;
+mod cpu;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -67,7 +67,7 @@ fn rotate(x: &Tensor, positions: Positions<'_>, table: &Table, direction: f64) -
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, shape)?;
         let direction = <T as Float>::of(direction);
-        let y = reference::rotate(&x.lock()?, heads, positions, table.waves(), direction);
+        let y = cpu::rotate(&x.lock()?, heads, positions, table.waves(), direction);
         OP.output(y, shape)
     })
 }

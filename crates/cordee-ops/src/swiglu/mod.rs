@@ -1,7 +1,7 @@
 //! The gated activation of Llama's feed-forward layer (Shazeer, 2020): silu(gate) * up, with
 //! silu(x) = x / (1 + e^-x).
 
-mod reference;
+mod cpu;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +20,7 @@ pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     with_float!(OP.dtype("gate", gate)?, T => {
         let gate = OP.tensor::<T>("gate", gate, shape)?;
         let up = OP.tensor::<T>("up", up, shape)?;
-        OP.output(reference::forward::<T>(&gate.lock()?, &up.lock()?), shape)
+        OP.output(cpu::forward::<T>(&gate.lock()?, &up.lock()?), shape)
     })
 }
 
@@ -31,7 +31,7 @@ pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tens
         let dy = OP.tensor::<T>("dy", dy, shape)?;
         let gate = OP.tensor::<T>("gate", gate, shape)?;
         let up = OP.tensor::<T>("up", up, shape)?;
-        let (dgate, dup) = reference::backward::<T>(&dy.lock()?, &gate.lock()?, &up.lock()?);
+        let (dgate, dup) = cpu::backward::<T>(&dy.lock()?, &gate.lock()?, &up.lock()?);
         Ok((OP.output(dgate, shape)?, OP.output(dup, shape)?))
     })
 }
