@@ -15,6 +15,10 @@ pub struct Batch {
     /// `rows x seq_len`: 1 where the target counts, 0 where it does not; all targets count when
     /// absent.
     pub loss_mask: Option<Vec<u8>>,
+    /// Where sequences that must not see each other begin, over the `rows x seq_len` inputs: begins
+    /// with 0, ends with their number, strictly rising; no sequence crosses a row. Each row is one
+    /// sequence when absent.
+    pub documents: Option<Vec<u32>>,
     /// The source of each row.
     pub sources: Vec<u16>,
 }

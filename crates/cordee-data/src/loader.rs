@@ -87,6 +87,7 @@ impl Loader {
             seq_len: self.seq_len,
             tokens,
             loss_mask: None,
+            documents: None,
             sources,
         })
     }

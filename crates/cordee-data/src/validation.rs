@@ -113,6 +113,7 @@ impl Validation {
             seq_len: self.seq_len,
             tokens,
             loss_mask: Some(mask),
+            documents: None,
             sources: vec![source as u16; rows],
         })
     }

@@ -177,6 +177,7 @@ mod tests {
             seq_len: 2,
             tokens: vec![1, 2, 3],
             loss_mask: None,
+            documents: None,
             sources: vec![0],
         };
 

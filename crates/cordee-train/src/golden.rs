@@ -91,6 +91,7 @@ fn llama_trains_as_in_pytorch() {
                 seq_len,
                 tokens: tokens.to_vec(),
                 loss_mask: Some(mask.to_vec()),
+                documents: None,
                 sources: vec![0; rows],
             };
             let loss = engine
