@@ -23,7 +23,21 @@ use crate::{
 /// relative to that file, and are joined with its directory here; paths in an argument stay as they
 /// are, relative to the current directory.
 pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, ConfigError> {
-    let (mut tree, main) = files::read(path)?;
+    let (tree, main) = files::read(path)?;
+    resolve(tree, main, sets)
+}
+
+/// A config that no file holds: the `--set` arguments alone.
+pub fn from_sets(sets: &[String]) -> Result<Loaded, ConfigError> {
+    let nothing = Source {
+        kind: SourceKind::Set,
+        text: String::new(),
+    };
+    resolve(Table::default(), Arc::new(nothing), sets)
+}
+
+/// Puts the arguments on top of `tree`, which comes from `main`, and checks the whole.
+fn resolve(mut tree: Table, main: Arc<Source>, sets: &[String]) -> Result<Loaded, ConfigError> {
     for argument in sets {
         merge(&mut tree, parse_set(argument)?);
     }

@@ -9,9 +9,11 @@
 mod environment;
 mod exit;
 mod message;
+mod report;
 
 pub use environment::{EnvironmentError, WorkerEnvironment, names};
 pub use exit::ExitCode;
 pub use message::{
     Banner, Evaluation, Failure, SourceEvaluation, StepProgress, Summary, WorkerMessage,
 };
+pub use report::{BenchPart, BenchReport};

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::report::BenchReport;
+
 /// Something a worker tells its launcher. Only rank 0 sends more than `Warning` and `Failed`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -42,6 +44,8 @@ pub enum WorkerMessage {
     },
     /// The run is over.
     Summary(Summary),
+    /// A benchmark is over.
+    Bench(BenchReport),
     /// This rank gives up, and why.
     Failed(Failure),
 }
@@ -153,7 +157,7 @@ pub struct Failure {
 }
 
 /// JSON has no NaN and no infinity; both are written as null, which is read as NaN.
-fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+pub(crate) fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 

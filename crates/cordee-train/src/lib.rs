@@ -8,10 +8,12 @@
 #![forbid(unsafe_code)]
 
 mod banner;
+mod bench;
 mod checkpoints;
 mod engine;
 mod error;
 mod evaluation;
+mod learner;
 mod optimizer;
 mod progress;
 mod sample;
@@ -22,6 +24,7 @@ mod trainer;
 #[cfg(test)]
 mod golden;
 
+pub use bench::{Bench, bench};
 pub use checkpoints::load_parameters;
 pub use error::TrainError;
 pub use sample::continue_text;

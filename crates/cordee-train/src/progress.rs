@@ -31,3 +31,17 @@ pub(crate) fn resident_bytes() -> u64 {
         .and_then(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok());
     pages.unwrap_or(0) * rustix::param::page_size() as u64
 }
+
+/// The most memory of this process that was ever resident, in bytes; 0 where the system does not say.
+pub(crate) fn peak_resident_bytes() -> u64 {
+    // VmHWM of proc_pid_status(5); a program starts with its own count when it is executed.
+    let kibibytes = std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("VmHWM:"))?;
+            line.split_whitespace().next()?.parse::<u64>().ok()
+        });
+    kibibytes.unwrap_or(0) * 1024
+}

@@ -18,10 +18,10 @@ use cordee_model::Model;
 use cordee_protocol::{Summary, WorkerMessage};
 
 use crate::{
-    TrainError, TrainState,
+    TrainError,
     banner::banner,
     checkpoints::{Checkpoints, RunState, check_replicas, restore},
-    engine::Engine,
+    learner::Learner,
     progress::Stopwatch,
 };
 
@@ -71,11 +71,8 @@ pub fn train(
 /// Everything a rank holds while it trains.
 struct Trainer<'a> {
     run: &'a Run<'a>,
-    model: &'a Model,
-    group: &'a mut dyn ProcessGroup,
+    learner: Learner<'a>,
     tell: &'a mut dyn FnMut(WorkerMessage),
-    engine: Engine<'a>,
-    state: TrainState,
     batches: Prefetch,
     validation: Validation,
     checkpoints: Checkpoints,
@@ -84,7 +81,6 @@ struct Trainer<'a> {
     first_step: u64,
     newest_checkpoint: Option<String>,
     waiting_for_data: Stopwatch,
-    in_collectives: Stopwatch,
 }
 
 impl<'a> Trainer<'a> {
@@ -95,15 +91,16 @@ impl<'a> Trainer<'a> {
         tell: &'a mut dyn FnMut(WorkerMessage),
     ) -> Result<Self, TrainError> {
         let config = &run.plan.config;
-        let mut state = TrainState::new(model, group)?;
+        let mut learner = Learner::new(model, group)?;
+        let state = &mut learner.state;
         match run.resume {
             None => model.initialise(&state.layout, &mut state.parameters, config.train.seed)?,
-            Some(path) => check_origin(path, &restore(path, &mut state)?, run)?,
+            Some(path) => check_origin(path, &restore(path, state)?, run)?,
         }
-        check_replicas(&state, group)?;
+        check_replicas(state, learner.group)?;
         let first_step = state.step;
-        let checkpoints = Checkpoints::new(run.run_dir, &state, run.plan)?;
-        let recorder = if group.rank() == 0 {
+        let checkpoints = Checkpoints::new(run.run_dir, &learner.state, run.plan)?;
+        let recorder = if learner.group.rank() == 0 {
             checkpoints.check_room(checkpoints_to_come(run, first_step))?;
             tell(WorkerMessage::Banner(banner(run, model, first_step)));
             let resume_at = run.resume.map(|_| first_step);
@@ -132,18 +129,14 @@ impl<'a> Trainer<'a> {
             None
         };
         Ok(Self {
-            engine: Engine::new(model),
-            batches: Self::batches(run, first_step, group.rank())?,
+            batches: Self::batches(run, first_step, learner.group.rank())?,
             validation: Validation::new(run.corpus, config.data.seq_len)?,
             checkpoints,
             newest_checkpoint: run.resume.map(|path| path.display().to_string()),
             waiting_for_data: Stopwatch::default(),
-            in_collectives: Stopwatch::default(),
             run,
-            model,
-            group,
+            learner,
             tell,
-            state,
             recorder,
             first_step,
         })
@@ -158,10 +151,10 @@ impl<'a> Trainer<'a> {
             Some(self.conclude()?)
         };
         let summary = Summary {
-            step: self.state.step,
+            step: self.learner.state.step,
             stopped,
             seconds: started.elapsed().as_secs_f64(),
-            tokens: (self.state.step - self.first_step) * self.run.plan.tokens_per_step,
+            tokens: (self.learner.state.step - self.first_step) * self.run.plan.tokens_per_step,
             evaluation,
             checkpoint: self.newest_checkpoint.take(),
         };
@@ -207,19 +200,22 @@ impl<'a> Trainer<'a> {
     /// Trains to the last step. Returns whether it was asked to stop before.
     fn steps(&mut self) -> Result<bool, TrainError> {
         let config = &self.run.plan.config;
-        if self.state.step >= self.run.last_step {
+        if self.learner.state.step >= self.run.last_step {
             let text = format!(
                 "nothing left to train: step {} of {} is done; raise `train.steps` or --max-steps to go on",
-                self.state.step, self.run.last_step
+                self.learner.state.step, self.run.last_step
             );
-            if self.group.rank() == 0 {
+            if self.learner.group.rank() == 0 {
                 self.warn(text);
             }
             return Ok(false);
         }
         loop {
             let stop = self.step()?;
-            let (step, last) = (self.state.step, self.state.step >= self.run.last_step);
+            let (step, last) = (
+                self.learner.state.step,
+                self.learner.state.step >= self.run.last_step,
+            );
             // Before the save, so that a run cut in between does both again.
             if is_due(step, config.eval.every.0) && !stop && !last {
                 self.evaluate()?;
@@ -234,10 +230,10 @@ impl<'a> Trainer<'a> {
     }
 
     fn warn(&mut self, text: String) {
-        let rank = self.group.rank();
+        let rank = self.learner.group.rank();
         if let Some(recorder) = &self.recorder {
             recorder.event(Event::now(
-                self.state.step,
+                self.learner.state.step,
                 EventKind::Warning {
                     rank,
                     text: text.clone(),

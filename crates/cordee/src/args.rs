@@ -18,6 +18,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Train a model as a config says.
     Train(TrainArgs),
+    /// Measure how fast this machine computes.
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Continue a prompt with a trained model.
     Generate(GenerateArgs),
     /// Show or check a config.
@@ -91,6 +94,72 @@ pub(crate) struct GenerateArgs {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Time the training step on random tokens: forward, backward, sums over ranks, norm, clip,
+    /// update.
+    Train(BenchTrainArgs),
+}
+
+/// Where a shape is not given, the config's counts; without a config, the one named here.
+#[derive(Debug, Args)]
+pub(crate) struct BenchTrainArgs {
+    /// Take model, batch and optimizer from a config; what is given beside it comes first.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Change a value of the config, in TOML syntax; may be given many times.
+    #[arg(short, long = "set", value_name = "KEY=VALUE")]
+    pub(crate) sets: Vec<String>,
+    /// Width of the residual stream [default: 288].
+    #[arg(long, value_name = "N")]
+    pub(crate) dim: Option<usize>,
+    /// Blocks [default: 6].
+    #[arg(long, value_name = "N")]
+    pub(crate) layers: Option<usize>,
+    /// Query heads [default: 6].
+    #[arg(long, value_name = "N")]
+    pub(crate) heads: Option<usize>,
+    /// Key and value heads [default: as many as query heads].
+    #[arg(long, value_name = "N")]
+    pub(crate) kv_heads: Option<usize>,
+    /// Width of the feed-forward layer [default: 768].
+    #[arg(long, value_name = "N")]
+    pub(crate) ffn: Option<usize>,
+    /// Tokens of the vocabulary [default: 32000, or the config's].
+    #[arg(long, value_name = "N")]
+    pub(crate) vocab: Option<usize>,
+    /// Tokens of a sequence [default: 256].
+    #[arg(long, value_name = "N")]
+    pub(crate) seq: Option<usize>,
+    /// Sequences of a step over all workers, each computing its share at once [default: 8].
+    #[arg(long, value_name = "N")]
+    pub(crate) batch: Option<usize>,
+    /// The head shares the embedding's weights.
+    #[arg(long)]
+    pub(crate) tie: bool,
+    /// Worker processes [default: 1].
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<usize>,
+    /// Threads of each worker [default: the cores divided by the workers].
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Numbers to compute in [default: f32].
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) precision: Option<String>,
+    /// Steps that count.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least_one)]
+    pub(crate) steps: usize,
+    /// Steps before them that do not.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) warmup: usize,
+    /// Peak of one worker's device in 10^12 operations a second, to compare with.
+    #[arg(long, value_name = "X", value_parser = positive)]
+    pub(crate) peak_tflops: Option<f64>,
+    /// Print one JSON object in place of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Print the resolved config, with the origin of each value.
     Show(ConfigArgs),
@@ -114,6 +183,20 @@ fn non_negative(text: &str) -> Result<f64, String> {
         Ok(value)
     } else {
         Err("expected a number of 0 or more".to_owned())
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        _ => Err("expected a number above 0".to_owned()),
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(value) if value >= 1 => Ok(value),
+        _ => Err("expected a whole number of 1 or more".to_owned()),
     }
 }
 

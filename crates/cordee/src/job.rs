@@ -4,15 +4,35 @@ use std::{
     fs::File,
     os::{fd::OwnedFd, unix::fs::FileExt},
     path::PathBuf,
+    thread,
 };
 
 use anyhow::Context;
-use cordee_config::Plan;
+use cordee_config::{Plan, TimeSpan};
 use serde::{Deserialize, Serialize};
 
-/// A training job, the same for every rank.
+/// What every rank of a launch does, the same for all.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Job {
+    pub(crate) world_size: usize,
+    /// Threads of each rank.
+    pub(crate) threads: usize,
+    /// How long a rank waits for the others.
+    pub(crate) timeout: TimeSpan,
+    pub(crate) task: Task,
+}
+
+/// The kinds of work that ranks can do.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Task {
+    Train(TrainTask),
+    Bench(BenchTask),
+}
+
+/// Train a model.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TrainTask {
     pub(crate) plan: Plan,
     /// The directory of the prepared corpus.
     pub(crate) corpus: PathBuf,
@@ -23,7 +43,29 @@ pub(crate) struct Job {
     pub(crate) warnings: Vec<String>,
 }
 
+/// Measure the training step.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct BenchTask {
+    pub(crate) plan: Plan,
+    pub(crate) vocab_size: usize,
+    pub(crate) warmup: usize,
+    pub(crate) steps: usize,
+}
+
 impl Job {
+    /// A job on the ranks and threads of `plan`.
+    pub(crate) fn of(plan: &Plan, task: Task) -> Self {
+        let parallel = &plan.config.parallel;
+        Self {
+            world_size: plan.world_size,
+            threads: parallel
+                .threads
+                .unwrap_or_else(|| threads_per_rank(plan.world_size)),
+            timeout: parallel.timeout,
+            task,
+        }
+    }
+
     /// Puts the job into anonymous memory that workers inherit: it appears in no argument list, in
     /// no environment and on no disk.
     pub(crate) fn to_fd(&self) -> anyhow::Result<OwnedFd> {
@@ -41,4 +83,10 @@ impl Job {
         file.read_exact_at(&mut text, 0)?;
         Ok(serde_json::from_slice(&text)?)
     }
+}
+
+/// The machine's cores, shared out.
+pub(crate) fn threads_per_rank(world_size: usize) -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    (cores / world_size).max(1)
 }

@@ -265,7 +265,14 @@ fn files_stay_small() {
 }
 
 /// The files of the command line that work before there are ranks, and in a CUDA build without CUDA.
-const BEFORE_RANKS: [&str; 4] = ["train.rs", "prepare.rs", "resume.rs", "config.rs"];
+const BEFORE_RANKS: [&str; 6] = [
+    "train.rs",
+    "prepare.rs",
+    "resume.rs",
+    "config.rs",
+    "ranks.rs",
+    "bench.rs",
+];
 
 #[test]
 fn what_runs_before_ranks_names_nothing_that_needs_candle() {

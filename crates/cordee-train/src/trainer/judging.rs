@@ -5,19 +5,25 @@ use cordee_model::Sampling;
 use cordee_protocol::{Evaluation, WorkerMessage};
 
 use super::Trainer;
-use crate::{TrainError, evaluation::evaluate, sample::continue_text};
+use crate::{TrainError, evaluation::evaluate, learner::Learner, sample::continue_text};
 
 impl Trainer<'_> {
     pub(super) fn evaluate(&mut self) -> Result<Evaluation, TrainError> {
-        let parameters = self.state.parameter_views()?;
+        let Learner {
+            state,
+            engine,
+            group,
+            ..
+        } = &mut self.learner;
+        let parameters = state.parameter_views()?;
         let rows = self.run.plan.micro_batch_size;
         let evaluation = evaluate(
-            &self.engine,
+            engine,
             &parameters,
             &self.validation,
             rows,
-            &mut *self.group,
-            self.state.step,
+            &mut **group,
+            state.step,
         )?;
         if let Some(recorder) = &self.recorder {
             recorder.event(evaluation_event(&evaluation));
@@ -26,7 +32,7 @@ impl Trainer<'_> {
         if !evaluation.loss.is_finite() {
             let what = format!("validation loss {}", evaluation.loss);
             return Err(TrainError::Diverged {
-                step: self.state.step,
+                step: self.learner.state.step,
                 what,
             });
         }
@@ -37,9 +43,9 @@ impl Trainer<'_> {
     pub(super) fn conclude(&mut self) -> Result<Evaluation, TrainError> {
         let evaluation = self.evaluate()?;
         let eval = &self.run.plan.config.eval;
-        if self.group.rank() == 0 && !eval.sample_prompt.is_empty() {
+        if self.learner.group.rank() == 0 && !eval.sample_prompt.is_empty() {
             let tokenizer = self.run.corpus.tokenizer()?;
-            let parameters = self.state.parameter_views()?;
+            let parameters = self.learner.state.parameter_views()?;
             let sampling = Sampling {
                 max_tokens: eval.sample_tokens,
                 temperature: 0.8,
@@ -49,7 +55,7 @@ impl Trainer<'_> {
             let mut text = String::new();
             let prompt = &eval.sample_prompt;
             continue_text(
-                self.model,
+                self.learner.model,
                 &parameters,
                 &tokenizer,
                 prompt,
@@ -59,7 +65,7 @@ impl Trainer<'_> {
             if let Some(recorder) = &self.recorder {
                 let (prompt, text) = (eval.sample_prompt.clone(), text.clone());
                 recorder.event(Event::now(
-                    self.state.step,
+                    self.learner.state.step,
                     EventKind::Sample { prompt, text },
                 ));
             }

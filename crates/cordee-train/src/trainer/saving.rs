@@ -17,9 +17,12 @@ impl Trainer<'_> {
     /// checkpoint is the `last` one.
     pub(super) fn save(&mut self, last: bool) -> Result<(), TrainError> {
         let started = Instant::now();
-        let step = self.state.step;
-        let not_finite =
-            first_parameter(&self.state.parameters, &self.state.layout, is_not_finite)?;
+        let step = self.learner.state.step;
+        let not_finite = first_parameter(
+            &self.learner.state.parameters,
+            &self.learner.state.layout,
+            is_not_finite,
+        )?;
         if let Some(name) = not_finite {
             return Err(TrainError::Diverged {
                 step,
@@ -41,10 +44,12 @@ impl Trainer<'_> {
             corpus_fingerprint: self.run.corpus.fingerprint().to_owned(),
             world_size: self.run.plan.world_size,
         };
-        match self
-            .checkpoints
-            .save(&self.state, &run, obstacle, &mut *self.group)?
-        {
+        match self.checkpoints.save(
+            &self.learner.state,
+            &run,
+            obstacle,
+            &mut *self.learner.group,
+        )? {
             Saved::Committed {
                 path,
                 bytes,
@@ -83,7 +88,7 @@ impl Trainer<'_> {
                 if last {
                     return Err(TrainError::NotSaved { step, why });
                 }
-                if self.group.rank() == 0 {
+                if self.learner.group.rank() == 0 {
                     self.warn(format!(
                         "the checkpoint of step {step} was given up, training goes on: {why}"
                     ));

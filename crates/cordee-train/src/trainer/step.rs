@@ -8,30 +8,33 @@ use cordee_protocol::{StepProgress, WorkerMessage};
 use super::{Trainer, is_due};
 use crate::{
     TrainError, TrainState,
+    learner::StepSums,
     optimizer::{self, Update, first_parameter, is_not_finite, is_zero},
     progress::resident_bytes,
     schedule::learning_rate,
 };
 
-/// What the ranks agree on after their backwards.
-struct StepSums {
-    nll: f64,
-    tokens_trained: f64,
-    stop: bool,
-}
-
 impl Trainer<'_> {
     /// One optimizer step. Returns whether any rank was asked to stop.
     pub(super) fn step(&mut self) -> Result<bool, TrainError> {
         let started = Instant::now();
-        let step = self.state.step + 1;
-        let sums = self.accumulate(step)?;
+        let step = self.learner.state.step + 1;
+        let sums = self.accumulate()?;
+        if step == self.first_step + 1
+            && let Some(id) = self.learner.engine.untouched()
+        {
+            let parameter = self.learner.model.parameters()[id].name.clone();
+            return Err(TrainError::MissingGradient {
+                parameter,
+                why: "no backward reached it",
+            });
+        }
         if sums.tokens_trained == 0.0 {
             let samples = self.run.plan.config.train.global_batch_size;
             return Err(TrainError::NothingTrained { step, samples });
         }
-        let loss = sums.nll / sums.tokens_trained;
-        let grad_norm = optimizer::gradient_norm(&self.state, sums.tokens_trained)?;
+        let loss = sums.loss();
+        let grad_norm = self.learner.gradient_norm(&sums)?;
         self.check(step, loss, grad_norm)?;
 
         let config = &self.run.plan.config;
@@ -40,70 +43,28 @@ impl Trainer<'_> {
             lr: learning_rate(config, step),
             tokens_trained: sums.tokens_trained,
         };
-        optimizer::apply(
-            &config.optimizer,
-            self.model.parameters(),
-            &mut self.state,
-            &update,
-            grad_norm,
-        )?;
-        self.state.gradients.fill_zero();
-        self.state.step = step;
+        self.learner.update(&config.optimizer, &update, grad_norm)?;
         self.report(&update, loss, grad_norm, started);
         Ok(sums.stop)
     }
 
-    /// Forward and backward of every micro-batch, then the sums over ranks.
-    fn accumulate(&mut self, step: u64) -> Result<StepSums, TrainError> {
-        let mut sums = [0.0; 3];
-        {
-            let parameters =
-                crate::state::parameter_views(&self.state.layout, &self.state.parameters)?;
-            let mut gradients = self.state.gradients.views_mut(self.state.layout.slots())?;
-            for _ in 0..self.run.plan.accumulation_steps {
-                let batches = &mut self.batches;
-                let batch = self
-                    .waiting_for_data
-                    .time(|| batches.next())
-                    .expect("a batch for every step left")?;
-                let loss = self
-                    .engine
-                    .forward_backward(&batch, &parameters, &mut gradients)?;
-                sums[0] += loss.nll_sum;
-                sums[1] += loss.trained as f64;
-            }
-        }
-        if step == self.first_step + 1
-            && let Some(id) = self.engine.untouched()
-        {
-            let parameter = self.model.parameters()[id].name.clone();
-            return Err(TrainError::MissingGradient {
-                parameter,
-                why: "no backward reached it",
-            });
-        }
-        sums[2] = f64::from(u8::from(self.run.stop.load(Ordering::Relaxed)));
-        let (group, gradients, len) = (
-            &mut *self.group,
-            &mut self.state.gradients,
-            self.state.layout.len(),
-        );
-        self.in_collectives.time(|| {
-            group.all_reduce(gradients, 0..len)?;
-            group.sum_scalars(&mut sums)
-        })?;
-        Ok(StepSums {
-            nll: sums[0],
-            tokens_trained: sums[1],
-            stop: sums[2] > 0.0,
-        })
+    /// Forward and backward of every micro-batch, summed over ranks.
+    fn accumulate(&mut self) -> Result<StepSums, TrainError> {
+        let (batches, waiting) = (&mut self.batches, &mut self.waiting_for_data);
+        let micro_batches = (0..self.run.plan.accumulation_steps).map(|_| {
+            waiting
+                .time(|| batches.next())
+                .expect("a batch for every step left")
+        });
+        let stop = self.run.stop.load(Ordering::Relaxed);
+        self.learner.accumulate(micro_batches, stop)
     }
 
     /// Stops the run before a bad gradient changes a weight.
     fn check(&self, step: u64, loss: f64, grad_norm: f64) -> Result<(), TrainError> {
         let TrainState {
             gradients, layout, ..
-        } = &self.state;
+        } = &self.learner.state;
         if !loss.is_finite() || !grad_norm.is_finite() {
             let parameter = first_parameter(gradients, layout, is_not_finite)?;
             let first = parameter.map_or_else(String::new, |name| {
@@ -131,7 +92,10 @@ impl Trainer<'_> {
         let plan = self.run.plan;
         let step_s = started.elapsed().as_secs_f64();
         let tokens_per_s = plan.tokens_per_step as f64 / step_s;
-        let (data_s, comm_s) = (self.waiting_for_data.take(), self.in_collectives.take());
+        let (data_s, comm_s) = (
+            self.waiting_for_data.take(),
+            self.learner.times.collectives.take(),
+        );
         let memory_bytes = resident_bytes();
         let samples = update.step * plan.config.train.global_batch_size as u64;
         let train_tokens: u64 = self

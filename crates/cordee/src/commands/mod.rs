@@ -1,9 +1,11 @@
 //! One file per command.
 
+mod bench;
 mod checkpoint;
 mod config;
 mod generate;
 mod prepare;
+mod ranks;
 mod resume;
 mod train;
 mod worker;
@@ -14,6 +16,7 @@ use crate::{args::Command, failure::Failure};
 pub(crate) fn run(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Train(args) => train::run(&args),
+        Command::Bench(command) => bench::run(&command),
         Command::Generate(args) => generate::run(&args),
         Command::Config(command) => config::run(&command),
         Command::Checkpoint(command) => checkpoint::run(&command),

@@ -1,34 +1,27 @@
 //! `cordee train`: check everything that can be checked, start the ranks, show what they tell.
 
-use std::{
-    env,
-    io::{self, Write as _},
-    os::fd::AsFd,
-    path::Path,
-    thread,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{env, io::Write as _, path::Path, thread};
 
 use anyhow::{Context, anyhow};
 use cordee_config::{Loaded, Plan};
 use cordee_data::Corpus;
-use cordee_launch::{FailureReport, Launch, Observer, Outcome, StopRequests, Stream};
-use cordee_memory::SharedMemory;
+use cordee_launch::{FailureReport, Outcome};
 use cordee_metrics::{EVENTS_FILE, Event, EventKind, append_event};
-use cordee_protocol::{ExitCode, WorkerMessage, names};
+use cordee_protocol::ExitCode;
 use fs_err as fs;
-use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1},
-    iterator::Signals,
-};
 
-use super::{config::load, prepare::prepare_data, resume::Course};
+use super::{
+    config::load,
+    prepare::prepare_data,
+    ranks::{self, Logs, Show},
+    resume::Course,
+};
 use crate::{
     args::{ConfigArgs, TrainArgs},
     console::Console,
     devices::default_workers,
     failure::Failure,
-    job::Job,
+    job::{Job, Task, TrainTask, threads_per_rank},
     run_dir::RunDir,
 };
 
@@ -73,14 +66,17 @@ pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
         .parallel
         .threads
         .get_or_insert(threads_per_rank(plan.world_size));
-    let job = Job {
-        plan,
-        corpus: corpus.entry().to_owned(),
-        run_dir: run.path().to_owned(),
-        resume: course.checkpoint,
-        last_step,
-        warnings: course.warnings,
-    };
+    let job = Job::of(
+        &plan.clone(),
+        Task::Train(TrainTask {
+            plan,
+            corpus: corpus.entry().to_owned(),
+            run_dir: run.path().to_owned(),
+            resume: course.checkpoint,
+            last_step,
+            warnings: course.warnings,
+        }),
+    );
     launch(&job, &run, attempt, console)
 }
 
@@ -162,12 +158,6 @@ fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The machine's cores, shared out.
-fn threads_per_rank(world_size: usize) -> usize {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    (cores / world_size).max(1)
-}
-
 /// Facts of the machine and the program that a result may be questioned about later.
 fn environment(plan: &Plan, attempt: usize) -> anyhow::Result<String> {
     let uname = rustix::system::uname();
@@ -187,38 +177,16 @@ fn environment(plan: &Plan, attempt: usize) -> anyhow::Result<String> {
 }
 
 fn launch(job: &Job, run: &RunDir, attempt: usize, console: Console) -> Result<u8, Failure> {
-    let environment = |error: anyhow::Error| Failure::new(ExitCode::Environment, error);
-    let memory = SharedMemory::create("cordee-ranks").map_err(|error| environment(error.into()))?;
-    let memory = memory
-        .as_fd()
-        .try_clone_to_owned()
-        .context("sharing memory")
-        .map_err(environment)?;
-    let launch = Launch {
-        program: env::current_exe()
-            .context("finding this program")
-            .map_err(environment)?,
-        arguments: vec!["worker".into()],
-        world_size: job.plan.world_size,
-        run_id: run_id(run.path()),
+    let name = run.path().file_name().unwrap_or_default();
+    let logs = Logs {
+        dir: run.logs(),
         attempt,
-        log_dir: run.logs(),
-        inherit: vec![
-            (names::SHARED_MEMORY_FD, memory),
-            (names::JOB_FD, job.to_fd().map_err(environment)?),
-        ],
-        environment: Vec::new(),
-        grace: None,
     };
-    let stop = StopRequests::new()
-        .context("counting signals")
-        .map_err(environment)?;
-    count_signals(&stop)?;
     let mut show = Show(console);
-    let outcome = cordee_launch::run(&launch, &mut show, &stop);
+    let outcome = ranks::start(job, &name.to_string_lossy(), logs, &mut show);
     let mut console = show.0;
     console.finish();
-    match outcome.map_err(|error| environment(error.into()))? {
+    match outcome? {
         Outcome::Done => Ok(ExitCode::Done.code()),
         Outcome::Stopped => {
             console.note("stopped on request; go on with --resume");
@@ -251,60 +219,5 @@ fn record_failure(run: &RunDir, report: &FailureReport, console: &mut Console) {
     let event = Event::now(report.last_step.unwrap_or(0), failed);
     if let Err(error) = append_event(run.path(), &event) {
         console.warning(&format!("the failure is not in {EVENTS_FILE}: {error}"));
-    }
-}
-
-/// A name for the job that tells it from others: where it runs and when it began.
-fn run_id(run_dir: &Path) -> String {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis());
-    let name = run_dir
-        .file_name()
-        .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    format!("{name}-{since}")
-}
-
-/// From here on a signal asks the ranks to stop at a step boundary; a Ctrl-C after that ends them at
-/// once.
-fn count_signals(stop: &StopRequests) -> Result<(), Failure> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1, SIGHUP])
-        .context("catching signals")
-        .map_err(|error| Failure::new(ExitCode::Environment, error))?;
-    let stop = stop.clone();
-    thread::spawn(move || {
-        for signal in signals.forever() {
-            // A scheduler may send several kinds; only a person who insists wants it at once.
-            if signal == SIGINT || stop.count() == 0 {
-                stop.request();
-            }
-        }
-    });
-    Ok(())
-}
-
-/// Shows what the ranks tell.
-struct Show(Console);
-
-impl Observer for Show {
-    fn message(&mut self, rank: usize, message: WorkerMessage) {
-        self.0.message(rank, &message);
-    }
-
-    fn line(&mut self, rank: usize, _stream: Stream, line: &str) {
-        self.0.log_line(rank, line);
-    }
-
-    fn lines_skipped(&mut self, rank: usize, lines: u64) {
-        self.0.warning(&format!(
-            "{lines} lines of rank {rank} are in its log alone"
-        ));
-    }
-
-    fn log_failed(&mut self, rank: usize, path: &Path, error: &io::Error) {
-        self.0.warning(&format!(
-            "the log of rank {rank}, {}, cannot be written: {error}",
-            path.display()
-        ));
     }
 }

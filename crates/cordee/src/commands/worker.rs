@@ -16,10 +16,13 @@ use cordee_comm::{CommError, ProcessGroup, SharedMemoryGroup};
 use cordee_data::Corpus;
 use cordee_memory::SharedMemory;
 use cordee_protocol::{ExitCode, Failure as Report, WorkerEnvironment, WorkerMessage, names};
-use cordee_train::{Run, TrainError, train};
+use cordee_train::{Bench, Run, TrainError, bench, train};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
-use crate::{failure::Failure, job::Job};
+use crate::{
+    failure::Failure,
+    job::{BenchTask, Job, Task, TrainTask},
+};
 
 /// Runs the rank. What goes wrong is told to the launcher, which shows it.
 pub(crate) fn run() -> Result<u8, Failure> {
@@ -51,7 +54,7 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
     }
     // This thread computes too: otherwise every parallel loop would change threads twice.
     rayon::ThreadPoolBuilder::new()
-        .num_threads(job.plan.config.parallel.threads.unwrap_or(1))
+        .num_threads(job.threads)
         .use_current_thread()
         .build_global()
         .context("starting threads")?;
@@ -61,32 +64,60 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
         OpenOptions::new().read(true).write(true),
     )?;
     let memory = SharedMemory::from_fd(OwnedFd::from(memory))?;
-    let timeout = job.plan.config.parallel.timeout.0;
+    let timeout = job.timeout.0;
     let mut group =
         SharedMemoryGroup::join(memory, environment.rank, environment.world_size, timeout)
             .map_err(TrainError::from)?;
-    let corpus = Corpus::open(&job.corpus).map_err(TrainError::from)?;
-    let run = Run {
-        plan: &job.plan,
-        corpus: &corpus,
-        run_dir: &job.run_dir,
-        resume: job.resume.as_deref(),
-        last_step: job.last_step,
-        warnings: &job.warnings,
-        stop: &stop,
+    let done = match &job.task {
+        Task::Train(task) => run_training(task, &mut group, messages, &stop),
+        Task::Bench(task) => run_bench(task, &mut group, messages),
     };
-    let summary = train(&run, &mut group, &mut |message| messages.send(&message));
-    match summary {
-        Ok(summary) => Ok(if summary.stopped {
-            ExitCode::Requeue
-        } else {
-            ExitCode::Done
-        }),
-        Err(error) => {
-            group.fail(&error.to_string());
-            Err(error.into())
-        }
+    done.map_err(|error| {
+        group.fail(&error.to_string());
+        error.into()
+    })
+}
+
+fn run_training(
+    task: &TrainTask,
+    group: &mut dyn ProcessGroup,
+    messages: &Messages,
+    stop: &AtomicBool,
+) -> Result<ExitCode, TrainError> {
+    let corpus = Corpus::open(&task.corpus)?;
+    let run = Run {
+        plan: &task.plan,
+        corpus: &corpus,
+        run_dir: &task.run_dir,
+        resume: task.resume.as_deref(),
+        last_step: task.last_step,
+        warnings: &task.warnings,
+        stop,
+    };
+    let summary = train(&run, group, &mut |message| messages.send(&message))?;
+    Ok(if summary.stopped {
+        ExitCode::Requeue
+    } else {
+        ExitCode::Done
+    })
+}
+
+fn run_bench(
+    task: &BenchTask,
+    group: &mut dyn ProcessGroup,
+    messages: &Messages,
+) -> Result<ExitCode, TrainError> {
+    let measured = Bench {
+        plan: &task.plan,
+        vocab_size: task.vocab_size,
+        warmup: task.warmup,
+        steps: task.steps,
+    };
+    let report = bench(&measured, group)?;
+    if group.rank() == 0 {
+        messages.send(&WorkerMessage::Bench(report));
     }
+    Ok(ExitCode::Done)
 }
 
 /// Opens a file that the launcher left open for this process, by way of `/proc`: a descriptor's

@@ -134,7 +134,9 @@ impl Console {
                 self.screen.remove_bar();
                 format!("\n{}", summary::summary(summary))
             }
-            WorkerMessage::Warning { .. } | WorkerMessage::Failed(_) => return,
+            WorkerMessage::Warning { .. } | WorkerMessage::Failed(_) | WorkerMessage::Bench(_) => {
+                return;
+            }
         };
         self.screen.show(&text);
     }

@@ -1,0 +1,42 @@
+//! What jobs other than training tell at their end: measurements and comparisons.
+
+use serde::{Deserialize, Serialize};
+
+use crate::message::null_is_nan;
+
+/// A benchmark of the training step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BenchReport {
+    /// Trainable parameters.
+    pub parameters: u64,
+    /// Tokens of a step, over all ranks and micro-batches.
+    pub tokens_per_step: u64,
+    /// Floating-point operations of the model for one token, forward and backward.
+    pub flops_per_token: f64,
+    /// Seconds of each measured step, in order, as rank 0 saw them.
+    pub step_s: Vec<f64>,
+    /// Mean loss of the very first step, in nats.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub first_loss: f64,
+    /// Mean loss of the last step.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub last_loss: f64,
+    /// Where rank 0 spent the measured steps.
+    pub parts: Vec<BenchPart>,
+    /// The most resident memory each rank ever had, in bytes, by rank.
+    pub peak_memory_bytes: Vec<u64>,
+}
+
+/// One kind of work in a benchmark.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BenchPart {
+    /// What was done, such as `attention` or `optimizer`.
+    pub name: String,
+    /// `forward` or `backward`, where it is part of the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass: Option<String>,
+    /// Times it was done in a step.
+    pub calls: f64,
+    /// Mean seconds of it in a step.
+    pub seconds: f64,
+}

@@ -1,0 +1,157 @@
+//! How long a training step takes, and what it takes the time for: the steps of [`crate::train`]
+//! on random tokens, without files.
+
+use std::time::Instant;
+
+use cordee_comm::ProcessGroup;
+use cordee_config::{ModelConfig, Plan};
+use cordee_data::{Batch, DataError};
+use cordee_model::{Model, Parameter};
+use cordee_ops::random::Stream;
+use cordee_protocol::{BenchPart, BenchReport};
+
+use crate::{
+    TrainError,
+    learner::Learner,
+    optimizer::Update,
+    progress::{Stopwatch, peak_resident_bytes},
+    schedule::learning_rate,
+};
+
+/// What to measure.
+pub struct Bench<'a> {
+    /// The model, the batch and the optimizer; its data is not read.
+    pub plan: &'a Plan,
+    /// Size of the vocabulary that tokens are drawn from.
+    pub vocab_size: usize,
+    /// Steps before the first that counts.
+    pub warmup: usize,
+    /// Steps that count, at least one.
+    pub steps: usize,
+}
+
+/// Measures the training step. Every rank of `group` calls this with the same `bench` and gets the
+/// same sums; the times are its own.
+pub fn bench(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchReport, TrainError> {
+    let config = &bench.plan.config;
+    let model = Model::new(&config.model, bench.vocab_size, config.data.seq_len)?;
+    let mut learner = Learner::new(&model, group)?;
+    let state = &mut learner.state;
+    model.initialise(&state.layout, &mut state.parameters, config.train.seed)?;
+
+    let (mut step_s, mut losses) = (Vec::new(), Vec::new());
+    let mut drawing = Stopwatch::default();
+    for index in 0..bench.warmup + bench.steps {
+        if index == bench.warmup {
+            drawing.take();
+            learner.times = crate::learner::Times::default();
+        }
+        let started = Instant::now();
+        losses.push(step(bench, &mut learner, &mut drawing, index as u64)?);
+        if index >= bench.warmup {
+            step_s.push(started.elapsed().as_secs_f64());
+        }
+    }
+
+    let peaks = learner
+        .group
+        .gather_bytes(&peak_resident_bytes().to_le_bytes())?;
+    Ok(BenchReport {
+        parameters: model.parameter_count() as u64,
+        tokens_per_step: bench.plan.tokens_per_step,
+        flops_per_token: flops_per_token(&model, &config.model, config.data.seq_len),
+        parts: parts(&mut learner, &mut drawing, &step_s),
+        step_s,
+        first_loss: losses[0],
+        last_loss: losses[losses.len() - 1],
+        peak_memory_bytes: peaks
+            .iter()
+            .map(|bytes| bytes.as_slice().try_into().map_or(0, u64::from_le_bytes))
+            .collect(),
+    })
+}
+
+/// One optimizer step on random tokens, as training does it; returns its loss.
+fn step(
+    bench: &Bench<'_>,
+    learner: &mut Learner<'_>,
+    drawing: &mut Stopwatch,
+    index: u64,
+) -> Result<f64, TrainError> {
+    let plan = bench.plan;
+    let (rank, world) = (learner.group.rank(), learner.group.world_size());
+    let micro_batches = (0..plan.accumulation_steps).map(|micro| {
+        let turn = (index as usize * plan.accumulation_steps + micro) * world + rank;
+        Ok::<_, DataError>(drawing.time(|| random_batch(bench, turn)))
+    });
+    let sums = learner.accumulate(micro_batches, false)?;
+    let grad_norm = learner.gradient_norm(&sums)?;
+    let update = Update {
+        step: index + 1,
+        lr: learning_rate(&plan.config, index + 1),
+        tokens_trained: sums.tokens_trained,
+    };
+    learner.update(&plan.config.optimizer, &update, grad_norm)?;
+    Ok(sums.loss())
+}
+
+/// A micro-batch of tokens that depend on the seed and on `turn` alone.
+fn random_batch(bench: &Bench<'_>, turn: usize) -> Batch {
+    let plan = bench.plan;
+    let (rows, seq_len) = (plan.micro_batch_size, plan.config.data.seq_len);
+    let stream = Stream::named(plan.config.train.seed, "bench");
+    let count = rows * (seq_len + 1);
+    let blocks = count.div_ceil(4);
+    let numbers = (0..blocks).flat_map(|block| stream.block((turn * blocks + block) as u64));
+    // The upper half of the product with the size is uniform over it (Lemire, 2019).
+    let token = |number: u32| ((u64::from(number) * bench.vocab_size as u64) >> 32) as u32;
+    Batch {
+        rows,
+        seq_len,
+        tokens: numbers.take(count).map(token).collect(),
+        loss_mask: None,
+        sources: vec![0; rows],
+    }
+}
+
+/// Operations per token: 6 for each parameter that is multiplied with (2 forward, 4 backward), which
+/// an embedding's table is only where the head shares it; and 6 × layers × width × context for
+/// attention, causal and so counted half (`PaLM`, Chowdhery et al. 2022, appendix B, halved).
+fn flops_per_token(model: &Model, config: &ModelConfig, seq_len: usize) -> f64 {
+    let looked_up = model.embedding.parameters();
+    let mut multiplied =
+        model.parameter_count() - looked_up.iter().map(Parameter::elements).sum::<usize>();
+    if model.head.tied() {
+        multiplied += looked_up[0].elements();
+    }
+    let width = config.head_dim.unwrap_or(config.dim / config.heads) * config.heads;
+    6.0 * (multiplied + config.layers * width * seq_len) as f64
+}
+
+/// Seconds per step of each kind of work, the rest of the step last.
+fn parts(learner: &mut Learner<'_>, drawing: &mut Stopwatch, step_s: &[f64]) -> Vec<BenchPart> {
+    let steps = step_s.len() as f64;
+    let times = &mut learner.times;
+    let mut parts: Vec<BenchPart> = [
+        ("data", drawing),
+        ("collectives", &mut times.collectives),
+        ("gradient norm", &mut times.gradient_norm),
+        ("optimizer", &mut times.optimizer),
+    ]
+    .into_iter()
+    .map(|(name, watch)| BenchPart {
+        name: name.to_owned(),
+        pass: None,
+        calls: 1.0,
+        seconds: watch.take() / steps,
+    })
+    .collect();
+    let known: f64 = parts.iter().map(|part| part.seconds).sum();
+    parts.push(BenchPart {
+        name: "rest".to_owned(),
+        pass: None,
+        calls: 1.0,
+        seconds: step_s.iter().sum::<f64>() / steps - known,
+    });
+    parts
+}

@@ -1,0 +1,297 @@
+//! `cordee bench`: how fast a step is, in numbers for people or programs.
+
+use std::fmt::Write as _;
+
+use anyhow::anyhow;
+use cordee_config::Plan;
+use cordee_protocol::{BenchReport, ExitCode, WorkerMessage};
+use serde_json::{Value, json};
+
+use super::ranks;
+use crate::{
+    args::{BenchCommand, BenchTrainArgs},
+    console::Console,
+    devices::default_workers,
+    failure::Failure,
+    job::{BenchTask, Job, Task},
+};
+
+pub(crate) fn run(command: &BenchCommand) -> Result<u8, Failure> {
+    let BenchCommand::Train(args) = command;
+    let plan = plan(args)?;
+    let job = Job::of(
+        &plan,
+        Task::Bench(BenchTask {
+            vocab_size: plan.config.data.vocab_size,
+            plan: plan.clone(),
+            warmup: args.warmup,
+            steps: args.steps,
+        }),
+    );
+    let told = ranks::ask(&job, "bench")?;
+    let Some(WorkerMessage::Bench(report)) = told.into_iter().next() else {
+        let error = anyhow!("rank 0 ended without a report");
+        return Err(Failure::new(ExitCode::Failed, error));
+    };
+    let measured = Measured {
+        report: &report,
+        plan: &plan,
+        job: &job,
+        args,
+    };
+    Console::print_data(&if args.json {
+        format!("{}\n", measured.json())
+    } else {
+        measured.table()
+    });
+    Ok(ExitCode::Done.code())
+}
+
+/// The config as flags say: each is a `--set`, so that there is one way by which values change.
+fn plan(args: &BenchTrainArgs) -> Result<Plan, Failure> {
+    let mut sets = Vec::new();
+    if args.config.is_none() {
+        sets.extend(
+            [
+                "model={dim=288,layers=6,heads=6,ffn=768}",
+                "data={seq_len=256,vocab_size=32000}",
+                "data.sources=[{name=\"random\",path=\"random\"}]",
+                "train={global_batch_size=8,micro_batch_size=8}",
+                "schedule.kind=\"constant\"",
+                "parallel.workers=1",
+            ]
+            .map(str::to_owned),
+        );
+    }
+    sets.extend(args.sets.iter().cloned());
+    let given = [
+        ("model.dim", args.dim),
+        ("model.layers", args.layers),
+        ("model.heads", args.heads),
+        ("model.kv_heads", args.kv_heads),
+        ("model.ffn", args.ffn),
+        ("data.vocab_size", args.vocab),
+        ("data.seq_len", args.seq),
+        ("parallel.workers", args.workers),
+        ("parallel.threads", args.threads),
+        ("train.steps", Some(args.warmup + args.steps)),
+        // A schedule must fit into the steps, and no rate changes how long one takes.
+        ("schedule.warmup_steps", Some(0)),
+        ("train.global_batch_size", args.batch),
+    ];
+    sets.extend(
+        given
+            .into_iter()
+            .filter_map(|(key, value)| Some(format!("{key}={}", value?))),
+    );
+    if let Some(precision) = &args.precision {
+        sets.push(format!("precision.compute=\"{precision}\""));
+    }
+    if args.tie {
+        sets.push("model.tie_embeddings=true".to_owned());
+    }
+    let load = |sets: &[String]| {
+        match &args.config {
+            Some(path) => cordee_config::load(path, sets),
+            None => cordee_config::from_sets(sets),
+        }
+        .map_err(Failure::usage)
+    };
+    let default_workers = default_workers()?;
+    if args.batch.is_some() || args.config.is_none() {
+        let config = load(&sets)?.config;
+        let workers = config.parallel.workers.unwrap_or(default_workers);
+        let batch = config.train.global_batch_size;
+        if workers == 0 || !batch.is_multiple_of(workers) {
+            let error =
+                anyhow!("--batch {batch} cannot be shared out evenly over {workers} workers");
+            return Err(
+                Failure::usage(error).with_hint("give a batch that is a multiple of the workers")
+            );
+        }
+        sets.push(format!("train.micro_batch_size={}", batch / workers));
+    }
+    load(&sets)?.plan(default_workers).map_err(Failure::usage)
+}
+
+/// A report and what it is of.
+struct Measured<'a> {
+    report: &'a BenchReport,
+    plan: &'a Plan,
+    job: &'a Job,
+    args: &'a BenchTrainArgs,
+}
+
+/// The middle of some numbers, and how far they spread.
+#[derive(Clone, Copy)]
+struct Spread {
+    min: f64,
+    p10: f64,
+    median: f64,
+    p90: f64,
+    max: f64,
+}
+
+impl Spread {
+    /// Of at least one number. Shares between two numbers are interpolated.
+    fn of(mut numbers: Vec<f64>) -> Self {
+        numbers.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let place = share * (numbers.len() - 1) as f64;
+            let (below, above) = (place.floor() as usize, place.ceil() as usize);
+            numbers[below] + (numbers[above] - numbers[below]) * place.fract()
+        };
+        Self {
+            min: at(0.0),
+            p10: at(0.1),
+            median: at(0.5),
+            p90: at(0.9),
+            max: at(1.0),
+        }
+    }
+
+    fn json(self) -> Value {
+        json!({ "min": self.min, "p10": self.p10, "p90": self.p90, "max": self.max })
+    }
+}
+
+impl Measured<'_> {
+    fn step_ms(&self) -> Spread {
+        Spread::of(self.report.step_s.iter().map(|s| s * 1e3).collect())
+    }
+
+    fn tokens_per_s(&self) -> Spread {
+        let tokens = self.report.tokens_per_step as f64;
+        Spread::of(self.report.step_s.iter().map(|s| tokens / s).collect())
+    }
+
+    fn flops_per_s(&self) -> f64 {
+        self.report.flops_per_token * self.tokens_per_s().median
+    }
+
+    fn utilization(&self) -> Option<f64> {
+        let peak = self.args.peak_tflops? * 1e12 * self.plan.world_size as f64;
+        Some(self.flops_per_s() / peak)
+    }
+
+    /// Largest of a rank, and all together, in MiB.
+    fn peak_memory(&self) -> (u64, u64) {
+        let peaks = &self.report.peak_memory_bytes;
+        let largest = peaks.iter().max().copied().unwrap_or(0);
+        (largest >> 20, peaks.iter().sum::<u64>() >> 20)
+    }
+
+    fn json(&self) -> Value {
+        let (report, model) = (self.report, &self.plan.config.model);
+        let (step_ms, tokens_per_s) = (self.step_ms(), self.tokens_per_s());
+        let (largest, all) = self.peak_memory();
+        json!({
+            "model": model,
+            "vocab_size": self.plan.config.data.vocab_size,
+            "seq_len": self.plan.config.data.seq_len,
+            "batch": self.plan.global_batch_size,
+            "micro_batch": self.plan.micro_batch_size,
+            "workers": self.job.world_size,
+            "threads": self.job.threads,
+            "precision": self.plan.config.precision.compute,
+            "warmup": self.args.warmup,
+            "steps": report.step_s.len(),
+            "parameters": report.parameters,
+            "tokens_per_s": tokens_per_s.median,
+            "tokens_per_s_spread": tokens_per_s.json(),
+            "step_ms": step_ms.median,
+            "step_ms_spread": step_ms.json(),
+            "model_flops_per_token": report.flops_per_token,
+            "model_flops_per_s": self.flops_per_s(),
+            "mfu": self.utilization(),
+            "peak_rss_mb": largest,
+            "peak_rss_mb_sum": all,
+            "first_loss": report.first_loss,
+            "last_loss": report.last_loss,
+            "parts": report.parts,
+        })
+    }
+
+    fn table(&self) -> String {
+        let (report, plan) = (self.report, self.plan);
+        let (step_ms, tokens_per_s) = (self.step_ms(), self.tokens_per_s());
+        let (largest, all) = self.peak_memory();
+        let mut lines = vec![
+            (
+                "model",
+                format!(
+                    "{:.2} M parameters, {} sequences of {}, {} workers of {} threads, f32",
+                    report.parameters as f64 / 1e6,
+                    plan.global_batch_size,
+                    plan.config.data.seq_len,
+                    self.job.world_size,
+                    self.job.threads
+                ),
+            ),
+            (
+                "tokens/s",
+                format!(
+                    "{:.0}   ({:.0} to {:.0})",
+                    tokens_per_s.median, tokens_per_s.min, tokens_per_s.max
+                ),
+            ),
+            (
+                "step",
+                format!(
+                    "{:.1} ms   (min {:.1}, p10 {:.1}, p90 {:.1}, max {:.1}; {} steps)",
+                    step_ms.median,
+                    step_ms.min,
+                    step_ms.p10,
+                    step_ms.p90,
+                    step_ms.max,
+                    report.step_s.len()
+                ),
+            ),
+            (
+                "model flops",
+                format!(
+                    "{:.1} GFLOP/s{}",
+                    self.flops_per_s() / 1e9,
+                    self.utilization()
+                        .map_or_else(String::new, |mfu| format!(", {:.1}% of peak", mfu * 100.0))
+                ),
+            ),
+            (
+                "peak memory",
+                format!("{largest} MiB a rank at most, {all} MiB in all"),
+            ),
+            (
+                "loss",
+                format!("{:.4} to {:.4}", report.first_loss, report.last_loss),
+            ),
+        ];
+        let step = report.step_s.iter().sum::<f64>() / report.step_s.len() as f64;
+        lines.extend(report.parts.iter().map(|part| {
+            let pass = part.pass.as_deref().unwrap_or("");
+            let text = format!(
+                "{:<16}{pass:<10}{:>9.2} ms {:>5.1}%",
+                part.name,
+                part.seconds * 1e3,
+                100.0 * part.seconds / step
+            );
+            ("", text)
+        }));
+        lines.iter().fold(String::new(), |mut page, (label, text)| {
+            let _ = writeln!(page, "{label:<13}{text}");
+            page
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_lies_between_two() {
+        let spread = Spread::of(vec![4.0, 1.0, 3.0, 2.0]);
+        assert_eq!((spread.min, spread.median, spread.max), (1.0, 2.5, 4.0));
+        assert!((spread.p10 - 1.3).abs() < 1e-12 && (spread.p90 - 3.7).abs() < 1e-12);
+        assert_eq!(Spread::of(vec![7.0]).median.to_bits(), 7.0_f64.to_bits());
+    }
+}

@@ -1,0 +1,184 @@
+//! Starting the ranks of a job and listening to them, whatever the job is.
+
+use std::{
+    env, io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, anyhow};
+use cordee_launch::{Launch, Observer, Outcome, StopRequests, Stream};
+use cordee_memory::SharedMemory;
+use cordee_protocol::{ExitCode, WorkerMessage, names};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1},
+    iterator::Signals,
+};
+
+use crate::{
+    console::{Console, ProgressMode},
+    failure::Failure,
+    job::Job,
+};
+
+/// Where the ranks' logs go.
+pub(crate) struct Logs {
+    pub(crate) dir: PathBuf,
+    /// How often the run was started, this time included.
+    pub(crate) attempt: usize,
+}
+
+/// Starts the ranks of `job` and sees them through to their end.
+pub(crate) fn start(
+    job: &Job,
+    name: &str,
+    logs: Logs,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, Failure> {
+    let environment = |error: anyhow::Error| Failure::new(ExitCode::Environment, error);
+    let memory = SharedMemory::create("cordee-ranks").map_err(|error| environment(error.into()))?;
+    let memory = memory
+        .as_fd()
+        .try_clone_to_owned()
+        .context("sharing memory")
+        .map_err(environment)?;
+    let launch = Launch {
+        program: env::current_exe()
+            .context("finding this program")
+            .map_err(environment)?,
+        arguments: vec!["worker".into()],
+        world_size: job.world_size,
+        run_id: run_id(name),
+        attempt: logs.attempt,
+        log_dir: logs.dir,
+        inherit: vec![
+            (names::SHARED_MEMORY_FD, memory),
+            (names::JOB_FD, job.to_fd().map_err(environment)?),
+        ],
+        environment: Vec::new(),
+        grace: None,
+    };
+    let stop = StopRequests::new()
+        .context("counting signals")
+        .map_err(environment)?;
+    count_signals(&stop)?;
+    cordee_launch::run(&launch, observer, &stop).map_err(|error| environment(error.into()))
+}
+
+/// Runs a job that leaves nothing behind but what rank 0 reports: all of its messages, in order.
+pub(crate) fn ask(job: &Job, name: &str) -> Result<Vec<WorkerMessage>, Failure> {
+    let logs = tempfile::Builder::new()
+        .prefix("cordee-logs-")
+        .tempdir()
+        .context("making a directory for logs")
+        .map_err(|error| Failure::new(ExitCode::Environment, error))?;
+    let mut listener = Listen {
+        show: Show(Console::new(ProgressMode::Plain)),
+        heard: Vec::new(),
+    };
+    let place = Logs {
+        dir: logs.path().to_owned(),
+        attempt: 1,
+    };
+    let outcome = start(job, name, place, &mut listener)?;
+    listener.show.0.finish();
+    match outcome {
+        Outcome::Done => Ok(listener.heard),
+        Outcome::Failed(report) => {
+            // The report names the logs.
+            let _ = logs.keep();
+            Err(Failure::with_code(
+                report.exit_code,
+                anyhow!("{}", report.render()),
+            ))
+        }
+        Outcome::Stopped | Outcome::Interrupted => Err(Failure::with_code(
+            Outcome::Interrupted.exit_code(),
+            anyhow!("interrupted"),
+        )),
+    }
+}
+
+/// A name for the job that tells it from others: what it is called and when it began.
+fn run_id(name: &str) -> String {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis());
+    format!("{name}-{since}")
+}
+
+/// From here on a signal asks the ranks to stop at a step boundary; a Ctrl-C after that ends them at
+/// once.
+fn count_signals(stop: &StopRequests) -> Result<(), Failure> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1, SIGHUP])
+        .context("catching signals")
+        .map_err(|error| Failure::new(ExitCode::Environment, error))?;
+    let stop = stop.clone();
+    thread::spawn(move || {
+        for signal in signals.forever() {
+            // A scheduler may send several kinds; only a person who insists wants it at once.
+            if signal == SIGINT || stop.count() == 0 {
+                stop.request();
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Shows what the ranks tell.
+pub(crate) struct Show(pub(crate) Console);
+
+impl Observer for Show {
+    fn message(&mut self, rank: usize, message: WorkerMessage) {
+        self.0.message(rank, &message);
+    }
+
+    fn line(&mut self, rank: usize, _stream: Stream, line: &str) {
+        self.0.log_line(rank, line);
+    }
+
+    fn lines_skipped(&mut self, rank: usize, lines: u64) {
+        self.0.warning(&format!(
+            "{lines} lines of rank {rank} are in its log alone"
+        ));
+    }
+
+    fn log_failed(&mut self, rank: usize, path: &Path, error: &io::Error) {
+        self.0.warning(&format!(
+            "the log of rank {rank}, {}, cannot be written: {error}",
+            path.display()
+        ));
+    }
+}
+
+/// Shows warnings and failures, and keeps what rank 0 reports.
+struct Listen {
+    show: Show,
+    heard: Vec<WorkerMessage>,
+}
+
+impl Observer for Listen {
+    fn message(&mut self, rank: usize, message: WorkerMessage) {
+        match message {
+            WorkerMessage::Warning { .. } | WorkerMessage::Failed(_) => {
+                self.show.message(rank, message);
+            }
+            _ if rank == 0 => self.heard.push(message),
+            _ => {}
+        }
+    }
+
+    fn line(&mut self, rank: usize, stream: Stream, line: &str) {
+        self.show.line(rank, stream, line);
+    }
+
+    fn lines_skipped(&mut self, rank: usize, lines: u64) {
+        self.show.lines_skipped(rank, lines);
+    }
+
+    fn log_failed(&mut self, rank: usize, path: &Path, error: &io::Error) {
+        self.show.log_failed(rank, path, error);
+    }
+}
