@@ -110,6 +110,7 @@ fn random_batch(bench: &Bench<'_>, turn: usize) -> Batch {
         seq_len,
         tokens: numbers.take(count).map(token).collect(),
         loss_mask: None,
+        documents: None,
         sources: vec![0; rows],
     }
 }
