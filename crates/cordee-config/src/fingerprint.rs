@@ -21,6 +21,7 @@ use crate::{
 /// Sections and keys that change when, where or how often something happens, but no weight.
 const WITHOUT_EFFECT: &[&str] = &[
     "data.cache_dir",
+    "train.recompute",
     "parallel.threads",
     "parallel.timeout",
     "checkpoint",

@@ -156,6 +156,24 @@ section! {
         /// Seed of initial weights and of the order of data.
         #[serde(default = "defaults::seed")]
         pub seed: u64,
+        /// What is computed again for the backward in place of being kept since the forward. It
+        /// trades time for memory and never changes a bit of the result.
+        #[serde(default)]
+        pub recompute: Recompute,
+    }
+}
+
+choice! {
+    /// What a block's backward computes again.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    pub enum Recompute {
+        /// Nothing: all that the backward needs is kept.
+        #[default]
+        #[serde(rename = "none")]
+        None,
+        /// Everything: only a block's input is kept, and its forward runs again.
+        #[serde(rename = "full")]
+        Full,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use cordee_config::Recompute;
 use cordee_model::Model;
 use cordee_protocol::Banner;
 
@@ -88,6 +89,7 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
             "precision",
             "f32: weights, activations, gradients, moments".to_owned(),
         ),
+        ("recompute", recompute(config.train.recompute).to_owned()),
         (
             "ranks",
             format!(
@@ -106,6 +108,13 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
             .collect(),
         first_step,
         last_step: run.last_step,
+    }
+}
+
+fn recompute(setting: Recompute) -> &'static str {
+    match setting {
+        Recompute::None => "none: activations are kept",
+        Recompute::Full => "full: a block's forward runs again before its backward",
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Bench<'a> {
 pub fn bench(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchReport, TrainError> {
     let config = &bench.plan.config;
     let model = Model::new(&config.model, bench.vocab_size, config.data.seq_len)?;
-    let mut learner = Learner::new(&model, group)?;
+    let mut learner = Learner::new(&model, config.train.recompute, group)?;
     let state = &mut learner.state;
     model.initialise(&state.layout, &mut state.parameters, config.train.seed)?;
 

@@ -1,8 +1,10 @@
 //! Forward and backward of one micro-batch, segment by segment.
 
+use candle_core::Tensor;
+use cordee_config::Recompute;
 use cordee_data::Batch;
 use cordee_memory::{View, ViewMut};
-use cordee_model::{Context, Gradients, Model, Weights};
+use cordee_model::{Context, Gradients, Model, Saved, Weights};
 use cordee_ops::head::LossSum;
 
 use crate::TrainError;
@@ -10,14 +12,16 @@ use crate::TrainError;
 /// Runs the segments of a model in order, and backwards.
 pub(crate) struct Engine<'m> {
     model: &'m Model,
+    recompute: Recompute,
     /// Which parameters were handed a gradient since the start.
     received: Vec<bool>,
 }
 
 impl<'m> Engine<'m> {
-    pub(crate) fn new(model: &'m Model) -> Self {
+    pub(crate) fn new(model: &'m Model, recompute: Recompute) -> Self {
         Self {
             model,
+            recompute,
             received: vec![false; model.parameters().len()],
         }
     }
@@ -40,7 +44,16 @@ impl<'m> Engine<'m> {
         let weights = |segment| Weights::new(parameters, model.ids(segment));
 
         let mut kept = Vec::with_capacity(model.blocks.len());
-        let x = model.forward(&context, parameters, |saved| kept.push(saved))?;
+        let mut x = model.embedding.forward(&context, weights(0))?;
+        for (index, block) in model.blocks.iter().enumerate() {
+            let input = x.clone();
+            let (y, saved) = block.forward(&context, weights(index + 1), x)?;
+            kept.push(match self.recompute {
+                Recompute::None => Kept::Saved(saved),
+                Recompute::Full => Kept::Input(input),
+            });
+            x = y;
+        }
 
         let head = model.segments() - 1;
         let mut lent = Gradients::new(gradients, model.ids(head), &mut self.received);
@@ -50,9 +63,13 @@ impl<'m> Engine<'m> {
                 .loss_and_gradient(&context, weights(head), &x, &mut lent)?;
         drop(x);
         for (index, block) in model.blocks.iter().enumerate().rev() {
-            let saved = kept.pop().expect("one for each block");
+            let weights = weights(index + 1);
+            let saved = match kept.pop().expect("one for each block") {
+                Kept::Saved(saved) => saved,
+                Kept::Input(x) => block.forward(&context, weights, x)?.1,
+            };
             let mut lent = Gradients::new(gradients, model.ids(index + 1), &mut self.received);
-            dx = block.backward(&context, weights(index + 1), saved, dx, &mut lent)?;
+            dx = block.backward(&context, weights, saved, dx, &mut lent)?;
         }
         let mut lent = Gradients::new(gradients, model.ids(0), &mut self.received);
         model.embedding.backward(&context, &dx, &mut lent)?;
@@ -74,6 +91,14 @@ impl<'m> Engine<'m> {
             .head
             .loss(&context, weights(model.segments() - 1), &x)?)
     }
+}
+
+/// What a block leaves for its backward.
+enum Kept {
+    /// All that its forward saved.
+    Saved(Saved),
+    /// What its forward began from; it runs once more.
+    Input(Tensor),
 }
 
 /// A batch's rows of `seq_len + 1` tokens as inputs and targets.
@@ -107,10 +132,9 @@ impl Split {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Tensor;
     use cordee_config::{ModelConfig, ModelFamily};
     use cordee_memory::{Buffer, DType};
-    use cordee_model::{Embedding, Head, Init, ModelError, Parameter, Saved, Segment};
+    use cordee_model::{Embedding, Head, Init, ModelError, Parameter, Segment};
 
     use super::*;
 
@@ -181,7 +205,7 @@ mod tests {
             sources: vec![0],
         };
 
-        let mut engine = Engine::new(&model);
+        let mut engine = Engine::new(&model, Recompute::None);
         engine.forward_backward(&batch, &views, &mut lent).unwrap();
         let untouched = engine
             .untouched()

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, path::Path};
 
 use cordee_comm::SharedMemoryGroup;
-use cordee_config::{ModelConfig, OptimizerConfig};
+use cordee_config::{ModelConfig, OptimizerConfig, Recompute};
 use cordee_data::Batch;
 use cordee_model::Model;
 use safetensors::SafeTensors;
@@ -78,7 +78,7 @@ fn llama_trains_as_in_pytorch() {
         .zip(masks.chunks_exact(rows * seq_len));
 
     let optimizer_config = OptimizerConfig::default();
-    let mut engine = Engine::new(&model);
+    let mut engine = Engine::new(&model, Recompute::None);
     let (mut worst_loss, mut worst_norm) = (0.0_f64, 0.0_f64);
     for (index, expected) in trace["trace"].as_array().unwrap().iter().enumerate() {
         let (mut nll, mut trained) = (0.0, 0.0);

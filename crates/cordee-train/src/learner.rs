@@ -2,7 +2,7 @@
 //! backwards, sums over ranks, the norm of the gradient, the update.
 
 use cordee_comm::ProcessGroup;
-use cordee_config::OptimizerConfig;
+use cordee_config::{OptimizerConfig, Recompute};
 use cordee_data::{Batch, DataError};
 use cordee_model::Model;
 
@@ -52,13 +52,14 @@ impl<'a> Learner<'a> {
     /// A rank of `group` with the memory that training `model` takes, all zero.
     pub(crate) fn new(
         model: &'a Model,
+        recompute: Recompute,
         group: &'a mut dyn ProcessGroup,
     ) -> Result<Self, TrainError> {
         let state = TrainState::new(model, group)?;
         Ok(Self {
             model,
             group,
-            engine: Engine::new(model),
+            engine: Engine::new(model, recompute),
             state,
             times: Times::default(),
         })

@@ -91,7 +91,7 @@ impl<'a> Trainer<'a> {
         tell: &'a mut dyn FnMut(WorkerMessage),
     ) -> Result<Self, TrainError> {
         let config = &run.plan.config;
-        let mut learner = Learner::new(model, group)?;
+        let mut learner = Learner::new(model, config.train.recompute, group)?;
         let state = &mut learner.state;
         match run.resume {
             None => model.initialise(&state.layout, &mut state.parameters, config.train.seed)?,

@@ -145,6 +145,9 @@ pub(crate) struct BenchTrainArgs {
     /// Numbers to compute in [default: f32].
     #[arg(long, value_name = "TYPE")]
     pub(crate) precision: Option<String>,
+    /// What a block's backward computes again: `none` or `full` [default: none].
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) recompute: Option<String>,
     /// Steps that count.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least_one)]
     pub(crate) steps: usize,

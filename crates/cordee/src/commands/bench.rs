@@ -84,9 +84,15 @@ fn plan(args: &BenchTrainArgs) -> Result<Plan, Failure> {
             .into_iter()
             .filter_map(|(key, value)| Some(format!("{key}={}", value?))),
     );
-    if let Some(precision) = &args.precision {
-        sets.push(format!("precision.compute=\"{precision}\""));
-    }
+    let words = [
+        ("precision.compute", &args.precision),
+        ("train.recompute", &args.recompute),
+    ];
+    sets.extend(
+        words
+            .into_iter()
+            .filter_map(|(key, word)| Some(format!("{key}={:?}", word.as_ref()?))),
+    );
     if args.tie {
         sets.push("model.tie_embeddings=true".to_owned());
     }
@@ -194,6 +200,7 @@ impl Measured<'_> {
             "workers": self.job.world_size,
             "threads": self.job.threads,
             "precision": self.plan.config.precision.compute,
+            "recompute": self.plan.config.train.recompute,
             "warmup": self.args.warmup,
             "steps": report.step_s.len(),
             "parameters": report.parameters,

@@ -1,0 +1,94 @@
+//! What `cordee bench` measures and prints.
+
+use serde_json::Value;
+
+use crate::fixture::Fixture;
+
+/// A shape that takes no time.
+const TINY: [&str; 18] = [
+    "bench", "train", "--dim", "32", "--layers", "2", "--heads", "4", "--ffn", "64", "--vocab",
+    "300", "--seq", "16", "--steps", "3", "--warmup", "1",
+];
+
+fn bench(fixture: &Fixture, more: &[&str]) -> Value {
+    let finished = fixture.run(&[&TINY, more, &["--json"]].concat()).expect(0);
+    serde_json::from_str(&finished.stdout).unwrap()
+}
+
+#[test]
+fn the_figures_follow_from_each_other() {
+    let report = bench(&Fixture::new(), &["--threads", "1", "--peak-tflops", "0.5"]);
+    let number = |key: &str| report[key].as_f64().unwrap();
+    let spread = &report["step_ms_spread"];
+    let (least, most) = (
+        spread["min"].as_f64().unwrap(),
+        spread["max"].as_f64().unwrap(),
+    );
+    assert!(0.0 < least && least <= number("step_ms") && number("step_ms") <= most);
+    let close = |a: f64, b: f64| assert!((a - b).abs() <= 1e-9 * b.abs(), "{a} and {b}");
+    // The median of three is one of them, whichever way it is asked.
+    close(number("tokens_per_s"), 8.0 * 16.0 / number("step_ms") * 1e3);
+    // Norms, projections and feed-forward layers of two blocks, the last norm, the head.
+    let multiplied = 2 * (2 * 32 + 4 * 32 * 32 + 3 * 32 * 64) + 32 + 300 * 32;
+    let attention = 2 * 32 * 16;
+    close(
+        number("model_flops_per_token"),
+        f64::from(6 * (multiplied + attention)),
+    );
+    close(number("parameters"), f64::from(multiplied + 300 * 32));
+    close(
+        number("model_flops_per_s"),
+        number("model_flops_per_token") * number("tokens_per_s"),
+    );
+    close(number("mfu"), number("model_flops_per_s") / 0.5e12);
+    assert!(number("peak_rss_mb") > 5.0, "{report}");
+    // A uniform guess among 300 tokens.
+    assert!(
+        (number("first_loss") - 300_f64.ln()).abs() < 0.1,
+        "{report}"
+    );
+
+    let parts = report["parts"].as_array().unwrap();
+    let seconds: f64 = parts
+        .iter()
+        .map(|part| part["seconds"].as_f64().unwrap())
+        .sum();
+    assert!(seconds * 1e3 >= least && seconds * 1e3 <= most, "{parts:?}");
+    assert!(parts.iter().any(|part| part["name"] == "optimizer"));
+}
+
+#[test]
+fn workers_share_the_batch() {
+    let fixture = Fixture::new();
+    let alone = bench(&fixture, &["--tie"]);
+    let shared = bench(
+        &fixture,
+        &["--tie", "--workers", "2", "--recompute", "full"],
+    );
+    assert_eq!(shared["workers"], 2);
+    assert_eq!(
+        (&shared["batch"], &shared["micro_batch"]),
+        (&8.into(), &4.into())
+    );
+    assert_eq!(alone["parameters"], shared["parameters"]);
+    let all = shared["peak_rss_mb_sum"].as_u64().unwrap();
+    assert!(all > shared["peak_rss_mb"].as_u64().unwrap());
+    assert!(alone["mfu"].is_null());
+}
+
+#[test]
+fn a_config_can_be_measured() {
+    let fixture = Fixture::new();
+    let report = fixture.run(&["bench", "train", "--config", "tiny.toml", "--steps", "2"]);
+    let report = report.expect(0).stdout;
+    assert!(report.contains("8 sequences of 32, 2 workers"), "{report}");
+    assert!(report.contains("tokens/s"), "{report}");
+}
+
+#[test]
+fn a_batch_that_cannot_be_shared_out_is_refused() {
+    Fixture::new()
+        .run(&[&TINY, &["--workers", "3"][..]].concat())
+        .expect(2)
+        .says(&["--batch 8", "3 workers", "multiple of the workers"]);
+}
