@@ -250,10 +250,11 @@ impl<T: Described> Described for Option<T> {
     const SHAPE: Shape = T::SHAPE;
 }
 
-impl<T: Described> Described for Vec<T> {
+impl<T: Described + DeserializeOwned> Described for Vec<T> {
     const SHAPE: Shape = match T::SHAPE {
         Shape::Section(section) => Shape::Sections(section),
-        _ => panic!("only lists of sections are described"),
+        Shape::Leaf(_) => Shape::Leaf(const { &leaf("list", "an array", read::<Self>) }),
+        Shape::Sections(_) => panic!("lists of lists are not described"),
     };
 }
 

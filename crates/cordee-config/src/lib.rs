@@ -14,6 +14,8 @@ mod describe;
 mod diagnostic;
 mod files;
 mod fingerprint;
+pub mod hugging_face;
+mod init_from;
 mod load;
 mod names;
 mod overrides;

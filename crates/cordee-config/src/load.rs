@@ -8,6 +8,7 @@ use crate::{
     check::check,
     diagnostic::{ConfigError, Diagnostic},
     files,
+    init_from::add_architecture,
     overrides::parse_set,
     plan::Plan,
     render::render,
@@ -21,7 +22,8 @@ use crate::{
 ///
 /// Later arguments win over earlier ones, and any argument over the files. Paths in a file are
 /// relative to that file, and are joined with its directory here; paths in an argument stay as they
-/// are, relative to the current directory.
+/// are, relative to the current directory. Where `model.init_from` names a directory, its
+/// `config.json` lies below everything that is written in `[model]`.
 pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, ConfigError> {
     let (tree, main) = files::read(path)?;
     resolve(tree, main, sets)
@@ -41,6 +43,7 @@ fn resolve(mut tree: Table, main: Arc<Source>, sets: &[String]) -> Result<Loaded
     for argument in sets {
         merge(&mut tree, parse_set(argument)?);
     }
+    add_architecture(&mut tree)?;
     let values = check(&tree, &main).map_err(ConfigError::Invalid)?;
     let config = Config::deserialize(toml::Value::Table(values)).map_err(|error| {
         ConfigError::Invalid(vec![Diagnostic {
@@ -101,6 +104,7 @@ impl Loaded {
         let is_derived = |key: &str| match key {
             "model.kv_heads" => model.kv_heads.is_none(),
             "model.head_dim" => model.head_dim.is_none(),
+            "model.max_positions" => model.max_positions.is_none(),
             "parallel.workers" => parallel.workers.is_none(),
             _ => false,
         };
@@ -169,6 +173,7 @@ impl Config {
         for path in sources
             .chain(&mut data.tokenizer)
             .chain(&mut data.cache_dir)
+            .chain(&mut self.model.init_from)
         {
             *path = directory.join(&*path);
         }

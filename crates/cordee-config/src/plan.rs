@@ -5,7 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{fingerprint::fingerprint, schema::Config};
+use crate::{
+    fingerprint::fingerprint,
+    schema::{Config, ModelFamily},
+};
 
 /// A config with `kv_heads`, `head_dim` and `workers` filled in, and the numbers that follow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +40,9 @@ impl Plan {
         let model = &mut config.model;
         model.kv_heads.get_or_insert(model.heads);
         model.head_dim.get_or_insert(model.dim / model.heads);
+        if model.family == ModelFamily::Gpt2 {
+            model.max_positions.get_or_insert(config.data.seq_len);
+        }
         config.parallel.workers = Some(workers);
         let train = &config.train;
         let tokens_per_step = train.global_batch_size as u64 * config.data.seq_len as u64;

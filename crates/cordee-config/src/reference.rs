@@ -37,14 +37,21 @@ default, the file that is extended, the file itself, `--set` arguments from left
 /// A Markdown page with every section and key: type, default, meaning.
 pub fn reference() -> String {
     let mut page = INTRODUCTION.to_owned();
-    write_sections(&mut page, "", root(), &Value::Table(values(&example())));
+    let defaults = Value::Table(values(&example()));
+    write_sections(&mut page, "", root(), Some(&defaults));
     page
 }
 
-fn write_sections(page: &mut String, path: &str, section: &'static Section, defaults: &Value) {
+/// `defaults` is absent below a section that need not be there.
+fn write_sections(
+    page: &mut String,
+    path: &str,
+    section: &'static Section,
+    defaults: Option<&Value>,
+) {
     for key in section.keys {
         let path = join(path, key.name);
-        let default = defaults.get(key.name);
+        let default = defaults.and_then(|defaults| defaults.get(key.name));
         let (header, section, default) = match key.shape {
             Shape::Section(section) => (format!("[{path}]"), section, default),
             Shape::Sections(section) => (
@@ -54,7 +61,6 @@ fn write_sections(page: &mut String, path: &str, section: &'static Section, defa
             ),
             Shape::Leaf(_) => continue,
         };
-        let default = default.expect("the example has every section");
         // The doc comment begins with the header, for those who read the source.
         let doc = paragraph(section.doc);
         let doc = doc.trim_start_matches(&format!("`{header}`: "));
@@ -66,7 +72,8 @@ fn write_sections(page: &mut String, path: &str, section: &'static Section, defa
         page.push_str("| Key | Type | Default | Meaning |\n| --- | --- | --- | --- |\n");
         for key in section.keys {
             if let Shape::Leaf(leaf) = key.shape {
-                write_key(page, key, leaf, default.get(key.name));
+                let default = default.and_then(|default| default.get(key.name));
+                write_key(page, key, leaf, default);
             }
         }
         write_sections(page, &path, section, default);

@@ -4,6 +4,8 @@
 //! macros around the items keep those comments for run time (`reference`, error messages); what
 //! stands inside is plain Rust. It must not know how a config is found, merged or checked.
 
+mod model;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +14,8 @@ use crate::{
     describe::{choice, section},
     units::{ByteSize, Count, TimeSpan},
 };
+
+pub use model::*;
 
 section! {
     /// A whole config.
@@ -45,55 +49,6 @@ section! {
         /// What is told.
         #[serde(default)]
         pub log: LogConfig,
-    }
-}
-
-section! {
-    /// `[model]`: a decoder, by its shape.
-    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    pub struct ModelConfig {
-        /// Architecture family.
-        #[serde(default)]
-        pub family: ModelFamily,
-        /// Width of the residual stream.
-        pub dim: usize,
-        /// Number of blocks.
-        pub layers: usize,
-        /// Query heads.
-        pub heads: usize,
-        /// Key and value heads; as many as `heads` when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        pub kv_heads: Option<usize>,
-        /// Width of a head; `dim / heads` when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        pub head_dim: Option<usize>,
-        /// Width of the feed-forward layer.
-        pub ffn: usize,
-        /// Base of the rotary frequencies.
-        #[serde(default = "defaults::rope_theta")]
-        pub rope_theta: f64,
-        /// Added to the mean square in norms.
-        #[serde(default = "defaults::norm_eps")]
-        pub norm_eps: f64,
-        /// Whether the head shares the embedding's weights.
-        #[serde(default)]
-        pub tie_embeddings: bool,
-        /// Standard deviation of the initial weights; projections back into the residual stream
-        /// start smaller by the square root of twice the number of blocks.
-        #[serde(default = "defaults::init_std")]
-        pub init_std: f64,
-    }
-}
-
-choice! {
-    /// Architecture families that can be trained.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-    pub enum ModelFamily {
-        /// RMSNorm, rotary positions, grouped-query attention, SwiGLU.
-        #[default]
-        #[serde(rename = "llama")]
-        Llama,
     }
 }
 
@@ -379,15 +334,6 @@ impl Default for LogConfig {
 }
 
 mod defaults {
-    pub(super) fn rope_theta() -> f64 {
-        10_000.0
-    }
-    pub(super) fn norm_eps() -> f64 {
-        1e-5
-    }
-    pub(super) fn init_std() -> f64 {
-        0.02
-    }
     pub(super) fn vocab_size() -> usize {
         4096
     }

@@ -2,11 +2,13 @@
 //!
 //! It must not know where values come from: a problem names keys, and the loader finds their origin.
 
+mod model;
+
 use std::{collections::HashSet, fmt::Display};
 
 use crate::{
     names::key_in_words,
-    schema::{Config, DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig},
+    schema::{Config, DataConfig, OptimizerConfig, ScheduleConfig},
     units::ByteSize,
 };
 
@@ -27,7 +29,7 @@ const LARGEST_PIECE: ByteSize = ByteSize(1 << 30);
 /// What is wrong whatever the number of workers.
 pub(crate) fn validate(config: &Config) -> Vec<Problem> {
     let mut problems = Problems::default();
-    problems.model(&config.model);
+    problems.model(&config.model, &config.data);
     problems.data(&config.data);
     problems.at_least("train.steps", config.train.steps.0, 1);
     problems.at_least("train.global_batch_size", config.train.global_batch_size, 1);
@@ -110,53 +112,6 @@ pub(crate) fn validate_plan(config: &Config, workers: usize) -> Vec<Problem> {
 struct Problems(Vec<Problem>);
 
 impl Problems {
-    fn model(&mut self, model: &ModelConfig) {
-        self.at_least("model.dim", model.dim, 1);
-        self.at_least("model.layers", model.layers, 1);
-        self.at_least("model.heads", model.heads, 1);
-        self.at_least("model.ffn", model.ffn, 1);
-        self.positive("model.rope_theta", model.rope_theta);
-        self.positive("model.norm_eps", model.norm_eps);
-        self.positive("model.init_std", model.init_std);
-        let heads = model.heads;
-        match model.kv_heads {
-            Some(0) => self.at_least("model.kv_heads", 0, 1),
-            Some(kv_heads) if !heads.is_multiple_of(kv_heads) => {
-                let wrong = format!("must divide `model.heads` = {heads}, found {kv_heads}");
-                let hint = format!("{} divide it", divisors(heads));
-                self.add_for(&["model.kv_heads", "model.heads"], &wrong, Some(hint));
-            }
-            _ => {}
-        }
-        match model.head_dim {
-            Some(0) => self.at_least("model.head_dim", 0, 1),
-            Some(head_dim) if head_dim % 2 == 1 => {
-                let wrong =
-                    format!("must be even, because positions rotate pairs, found {head_dim}");
-                self.add("model.head_dim", &wrong);
-            }
-            None if heads > 0 && !model.dim.is_multiple_of(heads) => {
-                let wrong = format!(
-                    "must be a multiple of `model.heads` = {heads}, found {}",
-                    model.dim
-                );
-                let hint = "choose other numbers, or give `model.head_dim`".to_owned();
-                self.add_for(&["model.dim", "model.heads"], &wrong, Some(hint));
-            }
-            None if heads > 0 && model.dim / heads % 2 == 1 => {
-                let wrong = format!(
-                    "divided by `model.heads` must be even, because positions rotate pairs, found \
-                     {} / {heads} = {}",
-                    model.dim,
-                    model.dim / heads
-                );
-                let hint = "choose other numbers, or give `model.head_dim`".to_owned();
-                self.add_for(&["model.dim", "model.heads"], &wrong, Some(hint));
-            }
-            _ => {}
-        }
-    }
-
     fn data(&mut self, data: &DataConfig) {
         self.at_least("data.seq_len", data.seq_len, 2);
         self.at_least("data.vocab_size", data.vocab_size, SMALLEST_VOCABULARY);
@@ -265,12 +220,4 @@ impl Problems {
             hint,
         });
     }
-}
-
-/// The divisors of `number` that a model might use, as a list.
-fn divisors(number: usize) -> String {
-    let all = (1..=number.min(1024)).filter(|divisor| number.is_multiple_of(*divisor));
-    all.map(|divisor| divisor.to_string())
-        .collect::<Vec<_>>()
-        .join(", ")
 }

@@ -16,6 +16,7 @@ macro_rules! assert_text {
 }
 
 mod errors;
+mod init_from;
 mod layers;
 mod merging;
 mod resolved;

@@ -95,6 +95,8 @@ fn a_plan_leaves_nothing_open() {
         (8, 2, 2)
     );
     assert_eq!((plan.steps, plan.tokens_per_step), (3, 8 * 32));
+    let gpt2 = example(&["model.family=gpt2"]).plan(2).unwrap();
+    assert_eq!(gpt2.config.model.max_positions, Some(32));
     let given = example(&["parallel.workers=1", "model={kv_heads=2,head_dim=8}"])
         .plan(2)
         .unwrap();
@@ -153,6 +155,15 @@ fn a_fingerprint_sees_everything_else() {
         "model.norm_eps=1e-6",
         "model.tie_embeddings=true",
         "model.init_std=0.01",
+        "model.family=qwen3",
+        "model={family='gpt2', gelu='exact'}",
+        "model={family='gpt2', max_positions=64}",
+        "model={family='gemma3', sliding_window=8}",
+        "model={family='gemma3', sliding_window=8, full_attention_layers=[1]}",
+        "model={family='gemma3', sliding_window=8, rope_local_theta=100}",
+        "model={family='gemma3', query_pre_attn_scalar=8}",
+        "model.rope_scaling={kind='linear', factor=2}",
+        "model.vocab_size=500",
         "data.seq_len=16",
         "data.sources=[{name='other',path='books.txt'}]",
         "data.sources=[{name='books',path='books.txt',weight=1}]",

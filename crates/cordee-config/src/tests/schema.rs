@@ -5,7 +5,7 @@ use toml::{Table, Value};
 
 use super::example;
 use crate::{
-    Config,
+    Config, Gelu, ModelConfig, RopeScaling, RopeScalingKind,
     describe::{Key, Section, Shape},
     names::{FOREIGN_NAMES, FOREIGN_NOTIONS, root, walk},
     reference,
@@ -15,12 +15,33 @@ use crate::{
 /// The smallest config with every optional key.
 fn full() -> Table {
     let sets = [
-        "model={kv_heads=4,head_dim=16}",
         "data={tokenizer='t.json',cache_dir='c'}",
         "data.sources=[{name='a',path='a',weight=1,document_separator='x'}]",
         "parallel={workers=2,threads=2}",
     ];
-    values(&example(&sets).config)
+    let mut config = example(&sets).config;
+    // No one family has all of these.
+    config.model = ModelConfig {
+        init_from: Some("m".into()),
+        vocab_size: Some(300),
+        kv_heads: Some(4),
+        head_dim: Some(16),
+        max_positions: Some(32),
+        rope_local_theta: Some(1e4),
+        rope_scaling: Some(RopeScaling {
+            kind: RopeScalingKind::Llama3,
+            factor: 8.0,
+            low_freq_factor: Some(1.0),
+            high_freq_factor: Some(4.0),
+            original_max_positions: Some(16),
+        }),
+        sliding_window: Some(8),
+        full_attention_layers: Some(vec![1]),
+        query_pre_attn_scalar: Some(16),
+        gelu: Some(Gelu::Tanh),
+        ..config.model
+    };
+    values(&config)
 }
 
 /// The table at a path of section names, in which a list stands for its first element.

@@ -30,6 +30,30 @@ fn shapes() {
 }
 
 #[test]
+fn families() {
+    assert_text!(set_errors(&[
+        &["model.gelu=exact"],
+        &["model.sliding_window=4"],
+        &["model.family=qwen2", "model.full_attention_layers=[0]"],
+        &[
+            "model.family=qwen2",
+            "model.sliding_window=4",
+            "model.full_attention_layers=[1,2,1]"
+        ],
+        &["model.family=gemma3", "model.gelu=exact"],
+        &["model.family=gemma3", "model.rope_local_theta=1e4"],
+        &["model.family=gpt2", "model.kv_heads=2"],
+        &["model.family=gpt2", "model.max_positions=31"],
+        &["model.family=gpt2", "model.heads=5"],
+        &["model.rope_scaling={kind='llama3',factor=8}"],
+        &["model.rope_scaling={kind='linear',factor=0,low_freq_factor=1}"],
+        &["model.rope_scaling={kind='yarn',factor=8}"],
+        &["model.rope_scaling={factor=8}"],
+        &["model.vocab_size=0"],
+    ]));
+}
+
+#[test]
 fn data() {
     assert_text!(set_errors(&[
         &["data.seq_len=1"],
@@ -111,6 +135,9 @@ fn limits_belong_to_what_is_allowed() {
         "checkpoint.keep=0",
         "model.kv_heads=1",
         "model={dim=63, head_dim=16}",
+        "model={family='gpt2', dim=60, heads=4, max_positions=32}",
+        "model={family='gemma3', sliding_window=8, full_attention_layers=[1]}",
+        "model.rope_scaling={kind='linear', factor=2}",
     ] {
         example(&[set]);
     }
