@@ -125,7 +125,9 @@ fn lay_below(written: &mut Table, mut below: Table, source: &Source) -> Result<(
 fn same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Integer(integer), Value::Float(float))
-        | (Value::Float(float), Value::Integer(integer)) => *integer as f64 == *float,
+        | (Value::Float(float), Value::Integer(integer)) => {
+            (*integer as f64).total_cmp(float).is_eq()
+        }
         (Value::Table(one), Value::Table(other)) => {
             one.len() == other.len()
                 && one

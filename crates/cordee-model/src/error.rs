@@ -40,6 +40,9 @@ pub enum ModelError {
     /// A model whose weights are no longer numbers.
     #[error("the model gives a logit that is not a number: its weights have diverged")]
     NotANumber,
+    /// A family that has no blocks yet.
+    #[error("models of the family {0} cannot be built yet")]
+    Family(&'static str),
     /// A prompt of no tokens.
     #[error("the prompt is empty: give at least one token to continue")]
     EmptyPrompt,

@@ -40,7 +40,9 @@ impl Model {
         vocab_size: usize,
         max_seq_len: usize,
     ) -> Result<Self, ModelError> {
-        let ModelFamily::Llama = config.family;
+        if config.family != ModelFamily::Llama {
+            return Err(ModelError::Family(config.family.name()));
+        }
         let head_dim = config.head_dim.unwrap_or(config.dim / config.heads);
         let rotary = Arc::new(rotary::Table::new(
             head_dim,

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
-use cordee_config::{ModelConfig, ModelFamily};
+use cordee_config::ModelConfig;
 use cordee_memory::{Buffer, DType, Layout, View};
 use cordee_model::{Context, Gradients, Model, Weights};
 
@@ -12,18 +12,13 @@ const SEQ_LEN: usize = 7;
 
 fn config(tie_embeddings: bool) -> ModelConfig {
     ModelConfig {
-        family: ModelFamily::Llama,
-        dim: 12,
-        layers: 2,
-        heads: 4,
         kv_heads: Some(2),
         head_dim: Some(4),
-        ffn: 10,
         rope_theta: 100.0,
-        norm_eps: 1e-5,
         tie_embeddings,
         // Large, so that no gradient is lost in the differences.
         init_std: 0.4,
+        ..ModelConfig::llama(12, 2, 4, 10)
     }
 }
 

@@ -379,7 +379,7 @@ mod tests {
     use std::thread;
 
     use cordee_comm::SharedMemoryGroup;
-    use cordee_config::{ModelConfig, ModelFamily};
+    use cordee_config::ModelConfig;
     use cordee_memory::SharedMemory;
     use cordee_model::Model;
 
@@ -387,17 +387,9 @@ mod tests {
 
     fn model() -> Model {
         let config = ModelConfig {
-            family: ModelFamily::Llama,
-            dim: 8,
-            layers: 1,
-            heads: 2,
-            kv_heads: None,
-            head_dim: None,
-            ffn: 8,
-            rope_theta: 1e4,
-            norm_eps: 1e-5,
             tie_embeddings: true,
             init_std: 0.1,
+            ..ModelConfig::llama(8, 1, 2, 8)
         };
         Model::new(&config, 16, 4).unwrap()
     }

@@ -132,7 +132,7 @@ impl Split {
 
 #[cfg(test)]
 mod tests {
-    use cordee_config::{ModelConfig, ModelFamily};
+    use cordee_config::ModelConfig;
     use cordee_memory::{Buffer, DType};
     use cordee_model::{Embedding, Head, Init, ModelError, Parameter, Segment};
 
@@ -170,17 +170,9 @@ mod tests {
     #[test]
     fn a_parameter_that_no_backward_reaches_is_found() {
         let config = ModelConfig {
-            family: ModelFamily::Llama,
-            dim: 4,
-            layers: 1,
-            heads: 1,
-            kv_heads: None,
-            head_dim: None,
-            ffn: 4,
-            rope_theta: 1e4,
-            norm_eps: 1e-5,
             tie_embeddings: true,
             init_std: 0.1,
+            ..ModelConfig::llama(4, 1, 1, 4)
         };
         let forgotten = Parameter::new("scale", &[4], Init::Ones);
         let blocks: Vec<Box<dyn Segment>> = vec![Box::new(Forgetful([forgotten]))];

@@ -5,6 +5,8 @@ use serde_json::Value;
 use super::{HuggingFaceError, read::Json};
 use crate::schema::ModelFamily;
 
+type Accepts<'a> = &'a dyn Fn(&Value) -> bool;
+
 /// Fails at the first key that would make another model of it.
 pub(super) fn refuse(json: Json<'_>, family: ModelFamily) -> Result<(), HuggingFaceError> {
     let is_false = |value: &Value| *value == Value::Bool(false);
@@ -18,7 +20,6 @@ pub(super) fn refuse(json: Json<'_>, family: ModelFamily) -> Result<(), HuggingF
     let tanh = word(&["gelu_pytorch_tanh", "gelu_new"]);
     let any_gelu = word(&["gelu", "gelu_new", "gelu_pytorch_tanh"]);
 
-    type Accepts<'a> = &'a dyn Fn(&Value) -> bool;
     let everywhere: [(&str, Accepts<'_>, &str); 8] = [
         (
             "attention_bias",

@@ -68,12 +68,13 @@ impl Rope {
 
 fn refuse_partial(json: Json<'_>) -> Result<(), HuggingFaceError> {
     match json.number("partial_rotary_factor")? {
-        Some(factor) if factor != 1.0 => Err(HuggingFaceError::Unsupported {
+        None => Ok(()),
+        Some(factor) if factor.total_cmp(&1.0).is_eq() => Ok(()),
+        Some(factor) => Err(HuggingFaceError::Unsupported {
             key: "partial_rotary_factor".to_owned(),
             found: factor.to_string(),
             why: "a head is rotated as a whole".to_owned(),
         }),
-        _ => Ok(()),
     }
 }
 
