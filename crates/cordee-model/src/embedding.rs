@@ -41,6 +41,7 @@ impl Embedding {
         Ok(embedding::forward(
             context.inputs,
             weights.get(Self::TABLE),
+            1.0,
         )?)
     }
 
@@ -54,6 +55,7 @@ impl Embedding {
         Ok(embedding::backward(
             context.inputs,
             dy,
+            1.0,
             gradients.get(Self::TABLE),
         )?)
     }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use cordee_ops::{
     head::{self, LossSum, Targets},
-    rms_norm::{self, Normed},
+    rms_norm::{self, Norm, Normed},
 };
 
 use crate::{Context, Gradients, Init, ModelError, Parameter, Weights};
@@ -14,7 +14,7 @@ use crate::{Context, Gradients, Init, ModelError, Parameter, Weights};
 pub struct Head {
     parameters: Vec<Parameter>,
     tied: bool,
-    norm_eps: f64,
+    norm: Norm,
 }
 
 impl Head {
@@ -33,7 +33,10 @@ impl Head {
         Self {
             parameters,
             tied: config.tie_embeddings,
-            norm_eps: config.norm_eps,
+            norm: Norm {
+                eps: config.norm_eps,
+                unit_offset: false,
+            },
         }
     }
 
@@ -49,8 +52,7 @@ impl Head {
 
     /// The logits of every position of `x`, `[n, vocab]`: for a few rows only.
     pub fn logits(&self, weights: Weights<'_>, x: &Tensor) -> Result<Tensor, ModelError> {
-        let Normed { y: normed, .. } =
-            rms_norm::forward(x, weights.get(Self::NORM), self.norm_eps)?;
+        let Normed { y: normed, .. } = rms_norm::forward(x, weights.get(Self::NORM), self.norm)?;
         Ok(head::logits(&normed, weights.get(Self::OUTPUT))?)
     }
 
@@ -61,8 +63,7 @@ impl Head {
         weights: Weights<'_>,
         x: &Tensor,
     ) -> Result<LossSum, ModelError> {
-        let Normed { y: normed, .. } =
-            rms_norm::forward(x, weights.get(Self::NORM), self.norm_eps)?;
+        let Normed { y: normed, .. } = rms_norm::forward(x, weights.get(Self::NORM), self.norm)?;
         let targets = Targets {
             tokens: context.targets,
             mask: context.loss_mask,
@@ -79,8 +80,7 @@ impl Head {
         x: &Tensor,
         gradients: &mut Gradients<'_, '_>,
     ) -> Result<(LossSum, Tensor), ModelError> {
-        let Normed { y: normed, rstd } =
-            rms_norm::forward(x, weights.get(Self::NORM), self.norm_eps)?;
+        let Normed { y: normed, rstd } = rms_norm::forward(x, weights.get(Self::NORM), self.norm)?;
         let targets = Targets {
             tokens: context.targets,
             mask: context.loss_mask,
@@ -89,6 +89,7 @@ impl Head {
         let (loss, dnormed) =
             head::loss_and_gradient(&normed, weights.get(Self::OUTPUT), &targets, output)?;
         let norm = rms_norm::Backward {
+            norm: self.norm,
             dy: &dnormed,
             x,
             weight: weights.get(Self::NORM),

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use cordee_config::ModelConfig;
 use cordee_ops::{
+    Sequences,
     attention::{self, Attended, Inputs},
     linear::{self, Branch},
-    rms_norm::{self, Normed},
-    rotary::{self, Positions},
-    swiglu,
+    rms_norm::{self, Norm, Normed},
+    rotary, swiglu,
 };
 
 use crate::{Context, Gradients, Init, ModelError, Parameter, Saved, Segment, Weights};
@@ -34,7 +34,7 @@ pub(crate) struct LlamaBlock {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
-    norm_eps: f64,
+    norm: Norm,
     rotary: Arc<rotary::Table>,
     parameters: Vec<Parameter>,
 }
@@ -72,7 +72,10 @@ impl LlamaBlock {
             heads,
             kv_heads,
             head_dim,
-            norm_eps: config.norm_eps,
+            norm: Norm {
+                eps: config.norm_eps,
+                unit_offset: false,
+            },
             rotary,
             parameters,
         }
@@ -82,14 +85,14 @@ impl LlamaBlock {
         1.0 / (self.head_dim as f64).sqrt()
     }
 
-    /// `[n, heads × head_dim]` as `[rows, seq_len, heads, head_dim]`; no copy.
+    /// `[n, heads × head_dim]` as `[n, heads, head_dim]`; no copy.
     fn split_heads(
         &self,
         context: &Context<'_>,
         x: &Tensor,
         heads: usize,
     ) -> Result<Tensor, ModelError> {
-        Ok(x.reshape((context.rows, context.seq_len, heads, self.head_dim))?)
+        Ok(x.reshape((context.rows * context.seq_len, heads, self.head_dim))?)
     }
 
     /// The inverse of [`Self::split_heads`].
@@ -115,27 +118,30 @@ impl Segment for LlamaBlock {
         x: Tensor,
     ) -> Result<(Tensor, Saved), ModelError> {
         let Normed { y: normed, rstd } =
-            rms_norm::forward(&x, weights.get(ATTENTION_NORM), self.norm_eps)?;
+            rms_norm::forward(&x, weights.get(ATTENTION_NORM), self.norm)?;
         let project = |parameter, heads| {
             self.split_heads(
                 context,
-                &linear::forward(&normed, weights.get(parameter))?,
+                &linear::forward(&normed, weights.get(parameter), None)?,
                 heads,
             )
         };
-        let positions = Positions::Rows(context.seq_len);
-        let q = rotary::apply(&project(QUERY, self.heads)?, positions, &self.rotary)?;
-        let k = rotary::apply(&project(KEY, self.kv_heads)?, positions, &self.rotary)?;
+        let sequences = Sequences::Rows(context.seq_len);
+        let q = rotary::apply(&project(QUERY, self.heads)?, sequences, &self.rotary)?;
+        let k = rotary::apply(&project(KEY, self.kv_heads)?, sequences, &self.rotary)?;
         let v = project(VALUE, self.kv_heads)?;
         let Attended { out, lse } = attention::forward(&Inputs {
             q: &q,
             k: &k,
             v: &v,
             scale: self.scale(),
+            sequences,
+            window: None,
         })?;
         let mixed = linear::forward(
             &self.merge_heads(context, &out, self.heads)?,
             weights.get(OUTPUT),
+            None,
         )?;
 
         let (
@@ -144,11 +150,11 @@ impl Segment for LlamaBlock {
                 y: ffn_normed,
                 rstd: ffn_rstd,
             },
-        ) = rms_norm::forward_residual(&x, &mixed, weights.get(FFN_NORM), self.norm_eps)?;
-        let gate = linear::forward(&ffn_normed, weights.get(GATE))?;
-        let up = linear::forward(&ffn_normed, weights.get(UP))?;
+        ) = rms_norm::forward_residual(&x, &mixed, weights.get(FFN_NORM), self.norm)?;
+        let gate = linear::forward(&ffn_normed, weights.get(GATE), None)?;
+        let up = linear::forward(&ffn_normed, weights.get(UP), None)?;
         let activated = swiglu::forward(&gate, &up)?;
-        let y = (&hidden + linear::forward(&activated, weights.get(DOWN))?)?;
+        let y = (&hidden + linear::forward(&activated, weights.get(DOWN), None)?)?;
 
         let saved = [
             x, normed, rstd, q, k, v, out, lse, hidden, ffn_normed, ffn_rstd, gate, up, activated,
@@ -196,6 +202,7 @@ impl Segment for LlamaBlock {
             },
         ])?;
         let norm = rms_norm::Backward {
+            norm: self.norm,
             dy: &dffn_normed,
             x: &hidden,
             weight: weights.get(FFN_NORM),
@@ -212,17 +219,19 @@ impl Segment for LlamaBlock {
             gradients.get(OUTPUT),
         )?;
         let dattended = self.split_heads(context, &dattended, self.heads)?;
+        let sequences = Sequences::Rows(context.seq_len);
         let inputs = Inputs {
             q: &q,
             k: &k,
             v: &v,
             scale: self.scale(),
+            sequences,
+            window: None,
         };
         let attention::Gradients { dq, dk, dv } =
             attention::backward(&dattended, &inputs, &Attended { out, lse })?;
-        let positions = Positions::Rows(context.seq_len);
-        let dq = rotary::apply_backward(&dq, positions, &self.rotary)?;
-        let dk = rotary::apply_backward(&dk, positions, &self.rotary)?;
+        let dq = rotary::apply_backward(&dq, sequences, &self.rotary)?;
+        let dk = rotary::apply_backward(&dk, sequences, &self.rotary)?;
         let dq = self.merge_heads(context, &dq, self.heads)?;
         let dk = self.merge_heads(context, &dk, self.kv_heads)?;
         let dv = self.merge_heads(context, &dv, self.kv_heads)?;
@@ -245,6 +254,7 @@ impl Segment for LlamaBlock {
             },
         ])?;
         let norm = rms_norm::Backward {
+            norm: self.norm,
             dy: &dnormed,
             x: &x,
             weight: weights.get(ATTENTION_NORM),

@@ -48,6 +48,7 @@ impl Model {
             head_dim,
             max_seq_len,
             config.rope_theta,
+            rotary::Scaling::None,
         )?);
         let blocks = (0..config.layers)
             .map(|layer| {

@@ -68,6 +68,18 @@ pub enum OpError {
         /// Positions of the table.
         max_positions: usize,
     },
+    /// A bound of documents that does not lie where one can.
+    #[error("{op}: document bound {index} is {found}, expected {expected}")]
+    Bound {
+        /// Name of the operator.
+        op: &'static str,
+        /// Index of the bound.
+        index: usize,
+        /// The bound.
+        found: u32,
+        /// Where it should lie.
+        expected: String,
+    },
     /// A number that makes no sense for the operator.
     #[error("{op}: `{name}` is {value}, expected {expected}")]
     Argument {

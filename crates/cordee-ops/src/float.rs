@@ -22,6 +22,9 @@ pub(crate) trait Float: Element + WithDType + Neg<Output = Self> {
     /// e to the power `self`, free of branches so that loops over it are vectorised.
     fn exp(self) -> Self;
 
+    /// The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to `self`.
+    fn erf(self) -> Self;
+
     /// The square root.
     fn sqrt(self) -> Self;
 
@@ -46,6 +49,11 @@ impl Float for f32 {
     #[inline]
     fn exp(self) -> Self {
         exp_f32(self)
+    }
+
+    #[inline]
+    fn erf(self) -> Self {
+        libm::erff(self)
     }
 
     #[inline]
@@ -76,6 +84,11 @@ impl Float for f64 {
     #[inline]
     fn exp(self) -> Self {
         self.exp()
+    }
+
+    #[inline]
+    fn erf(self) -> Self {
+        libm::erf(self)
     }
 
     #[inline]

@@ -17,8 +17,11 @@ pub mod attention;
 pub mod embedding;
 mod error;
 mod float;
+pub mod geglu;
+pub mod gelu;
 pub mod gradient_norm;
 pub mod head;
+pub mod layer_norm;
 pub mod linear;
 mod matrix;
 mod operand;
@@ -26,8 +29,10 @@ pub mod random;
 mod reduce;
 pub mod rms_norm;
 pub mod rotary;
+mod sequences;
 pub mod swiglu;
 #[cfg(test)]
 mod testing;
 
 pub use error::{OpError, Result};
+pub use sequences::Sequences;

@@ -7,7 +7,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::cpu::{Heads, QUERIES, head_matrix};
+use super::{
+    Sees,
+    cpu::{Heads, QUERIES, head_matrix},
+};
 use crate::{
     float::Float,
     matrix::{Matrix, MatrixMut, Write, product},
@@ -27,56 +30,76 @@ struct Scratch<T> {
     gradients: Vec<T>,
 }
 
-/// dq, dk and dv. A task has one key head of one row, with all the query heads that read it: what
-/// they add to dk and dv has one order.
+/// Gradients of one key head of one sequence, and of the query heads that read it.
+struct Task<'a, T> {
+    sequence: Range<usize>,
+    kv_head: usize,
+    dq: MatrixMut<'a, T>,
+    dk: MatrixMut<'a, T>,
+    dv: MatrixMut<'a, T>,
+}
+
+/// dq, dk and dv. A task has one key head of one sequence, with all the query heads that read it:
+/// what they add to dk and dv has one order.
 pub(super) fn backward<T: Float>(inputs: &Heads<'_, T>, saved: &Saved<'_, T>) -> [Vec<T>; 3] {
-    let sizes = inputs.sizes;
+    let (sizes, sequences) = (inputs.sizes, inputs.sees.sequences);
     let mut dq = vec![T::ZERO; inputs.q.len()];
     let mut dk = vec![T::ZERO; inputs.k.len()];
     let mut dv = vec![T::ZERO; inputs.v.len()];
-    let bands: Vec<_> = bands(inputs, &mut dq, sizes.heads, sizes.group())
-        .zip(bands(inputs, &mut dk, sizes.kv_heads, 1))
-        .zip(bands(inputs, &mut dv, sizes.kv_heads, 1))
-        .collect();
-    bands
-        .into_par_iter()
+    let tasks: Vec<_> = bands(inputs, &mut dq, sizes.group())
+        .zip(bands(inputs, &mut dk, 1))
+        .zip(bands(inputs, &mut dv, 1))
         .enumerate()
-        .for_each(|(task, ((mut dq, mut dk), mut dv))| {
-            let (row, kv_head) = (task / sizes.kv_heads, task % sizes.kv_heads);
-            let block = QUERIES.min(sizes.len) * sizes.len;
-            let mut scratch = Scratch {
-                probabilities: vec![T::ZERO; block],
-                gradients: vec![T::ZERO; block],
-            };
-            for member in 0..sizes.group() {
-                let head = Head::new(inputs, saved, row, kv_head * sizes.group() + member);
-                let columns = member * sizes.head_dim..(member + 1) * sizes.head_dim;
-                for start in (0..sizes.len).step_by(QUERIES) {
-                    let queries = start..(start + QUERIES).min(sizes.len);
-                    let mut dq = dq.window(queries.clone(), columns.clone());
-                    head.backward_block(queries, &mut dq, &mut dk, &mut dv, &mut scratch);
-                }
-            }
-        });
+        .map(|(task, ((dq, dk), dv))| Task {
+            sequence: sequences.range(task / sizes.kv_heads),
+            kv_head: task % sizes.kv_heads,
+            dq,
+            dk,
+            dv,
+        })
+        .collect();
+    tasks
+        .into_par_iter()
+        .for_each(|task| backward_task(inputs, saved, task));
     [dq, dk, dv]
 }
 
-/// Splits a `[rows, len, heads, head_dim]` gradient into matrices of `width` neighbouring heads of
-/// one row.
-fn bands<'a, T: Float>(
-    inputs: &Heads<'_, T>,
-    gradient: &'a mut [T],
-    heads: usize,
-    width: usize,
-) -> impl Iterator<Item = MatrixMut<'a, T>> {
-    let sizes = inputs.sizes;
-    MatrixMut::new(gradient, sizes.rows * sizes.len, heads * sizes.head_dim)
-        .split_rows(sizes.len)
-        .into_iter()
-        .flat_map(move |row| row.split_columns(width * sizes.head_dim))
+fn backward_task<T: Float>(inputs: &Heads<'_, T>, saved: &Saved<'_, T>, mut task: Task<'_, T>) {
+    let (sizes, len) = (inputs.sizes, task.sequence.len());
+    let block = inputs.block(len);
+    let mut scratch = Scratch {
+        probabilities: vec![T::ZERO; block],
+        gradients: vec![T::ZERO; block],
+    };
+    for member in 0..sizes.group() {
+        let query_head = task.kv_head * sizes.group() + member;
+        let head = Head::new(inputs, saved, &task.sequence, query_head);
+        let columns = member * sizes.head_dim..(member + 1) * sizes.head_dim;
+        for start in (0..len).step_by(QUERIES) {
+            let queries = start..(start + QUERIES).min(len);
+            let mut dq = task.dq.window(queries.clone(), columns.clone());
+            head.backward_block(queries, &mut dq, &mut task.dk, &mut task.dv, &mut scratch);
+        }
+    }
 }
 
-/// One query head of one row: matrices `[len, head_dim]`.
+/// Splits the gradient of a `[tokens, heads, head_dim]` tensor into matrices of `width` neighbouring
+/// heads of one sequence.
+fn bands<'a, T: Float>(
+    inputs: &Heads<'a, T>,
+    gradient: &'a mut [T],
+    width: usize,
+) -> impl Iterator<Item = MatrixMut<'a, T>> {
+    let columns = width * inputs.sizes.head_dim;
+    let row = inputs.sizes.kv_heads * columns;
+    let sequences = inputs.sees.sequences.split(gradient, row);
+    sequences.flat_map(move |part| {
+        let len = part.len() / row;
+        MatrixMut::new(part, len, row).split_columns(columns)
+    })
+}
+
+/// One query head of one sequence: matrices `[len, head_dim]`.
 struct Head<'a, T> {
     q: Matrix<'a, T>,
     k: Matrix<'a, T>,
@@ -86,22 +109,30 @@ struct Head<'a, T> {
     lse: &'a [T],
     scale: T,
     width: usize,
+    sees: Sees<'a>,
 }
 
 impl<'a, T: Float> Head<'a, T> {
-    fn new(inputs: &Heads<'a, T>, saved: &Saved<'a, T>, row: usize, head: usize) -> Self {
+    fn new(
+        inputs: &Heads<'a, T>,
+        saved: &Saved<'a, T>,
+        sequence: &Range<usize>,
+        head: usize,
+    ) -> Self {
         let sizes = &inputs.sizes;
-        let queries = |data| head_matrix(data, sizes, sizes.heads, row, head);
-        let keys = |data| head_matrix(data, sizes, sizes.kv_heads, row, head / sizes.group());
+        let kv_head = head / sizes.group();
+        let queries = |data| head_matrix(data, sizes, sizes.heads, sequence, head);
+        let keys = |data| head_matrix(data, sizes, sizes.kv_heads, sequence, kv_head);
         Self {
             q: queries(inputs.q),
             k: keys(inputs.k),
             v: keys(inputs.v),
             dout: queries(saved.dout),
             out: queries(saved.out),
-            lse: &saved.lse[(row * sizes.heads + head) * sizes.len..][..sizes.len],
+            lse: &saved.lse[head * sizes.tokens..][sequence.clone()],
             scale: inputs.scale,
             width: sizes.head_dim,
+            sees: inputs.sees,
         }
     }
 
@@ -114,18 +145,18 @@ impl<'a, T: Float> Head<'a, T> {
         dv: &mut MatrixMut<'_, T>,
         scratch: &mut Scratch<T>,
     ) {
-        let (count, end) = (queries.len(), queries.end);
-        let (k, v) = (self.k.rows(0..end), self.v.rows(0..end));
+        let keys = self.sees.keys_of_block(&queries);
+        let (k, v) = (self.k.rows(keys.clone()), self.v.rows(keys.clone()));
         let (q, dout) = (
             self.q.rows(queries.clone()),
             self.dout.rows(queries.clone()),
         );
-        let probabilities = &mut scratch.probabilities[..count * end];
-        let gradients = &mut scratch.gradients[..count * end];
+        let probabilities = &mut scratch.probabilities[..queries.len() * keys.len()];
+        let gradients = &mut scratch.gradients[..queries.len() * keys.len()];
 
-        let mut scores = MatrixMut::new(probabilities, count, end);
+        let mut scores = MatrixMut::new(probabilities, queries.len(), keys.len());
         product(&mut scores, Write::Replace, self.scale, q, k.transposed());
-        let mut dprobabilities = MatrixMut::new(gradients, count, end);
+        let mut dprobabilities = MatrixMut::new(gradients, queries.len(), keys.len());
         product(
             &mut dprobabilities,
             Write::Replace,
@@ -135,23 +166,27 @@ impl<'a, T: Float> Head<'a, T> {
         );
 
         let rows = probabilities
-            .chunks_exact_mut(end)
-            .zip(gradients.chunks_exact_mut(end));
+            .chunks_exact_mut(keys.len())
+            .zip(gradients.chunks_exact_mut(keys.len()));
         for (query, (scores, gradients)) in queries.clone().zip(rows) {
-            let (lse, visible) = (self.lse[query], query + 1);
+            let (lse, seen) = (self.lse[query], self.sees.keys(query));
+            let seen = seen.start - keys.start..seen.end - keys.start;
             let mean = T::of(reduce::dot(self.dout.row(query), self.out.row(query)));
-            for (score, gradient) in scores.iter_mut().zip(&mut *gradients).take(visible) {
+            for hidden in [0..seen.start, seen.end..keys.len()] {
+                scores[hidden.clone()].fill(T::ZERO);
+                gradients[hidden].fill(T::ZERO);
+            }
+            let pairs = scores[seen.clone()].iter_mut().zip(&mut gradients[seen]);
+            for (score, gradient) in pairs {
                 *score = (*score - lse).exp();
                 *gradient = *score * (*gradient - mean) * self.scale;
             }
-            scores[visible..].fill(T::ZERO);
-            gradients[visible..].fill(T::ZERO);
         }
 
-        let probabilities = Matrix::new(probabilities, count, end);
-        let gradients = Matrix::new(gradients, count, end);
+        let probabilities = Matrix::new(probabilities, queries.len(), keys.len());
+        let gradients = Matrix::new(gradients, queries.len(), keys.len());
         let columns = 0..self.width;
-        let mut dv = dv.window(0..end, columns.clone());
+        let mut dv = dv.window(keys.clone(), columns.clone());
         product(
             &mut dv,
             Write::Add,
@@ -159,7 +194,7 @@ impl<'a, T: Float> Head<'a, T> {
             probabilities.transposed(),
             dout,
         );
-        let mut dk = dk.window(0..end, columns);
+        let mut dk = dk.window(keys.clone(), columns);
         product(&mut dk, Write::Add, T::ONE, gradients.transposed(), q);
         product(dq, Write::Replace, T::ONE, gradients, k);
     }

@@ -1,8 +1,10 @@
-//! The forward: blocks of queries against all keys they may see.
+//! The forward: blocks of queries against the keys they see.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Sizes;
+use super::{Sees, Sizes};
 use crate::{
     float::Float,
     matrix::{Matrix, MatrixMut, Write, product},
@@ -19,84 +21,128 @@ pub(super) struct Heads<'a, T> {
     pub(super) v: &'a [T],
     pub(super) scale: T,
     pub(super) sizes: Sizes,
+    pub(super) sees: Sees<'a>,
 }
 
-/// The `[len, head_dim]` matrix of one head of one row in a `[rows, len, heads, head_dim]` tensor.
+impl<T> Heads<'_, T> {
+    /// Scores of the largest block of queries of a sequence of `len` tokens.
+    pub(super) fn block(&self, len: usize) -> usize {
+        let queries = QUERIES.min(len);
+        queries * len.min(self.sees.window.saturating_add(queries - 1))
+    }
+}
+
+/// The `[len, head_dim]` matrix of one head of one sequence in a `[tokens, heads, head_dim]` tensor.
 pub(super) fn head_matrix<'a, T: Float>(
     data: &'a [T],
     sizes: &Sizes,
     heads: usize,
-    row: usize,
+    sequence: &Range<usize>,
     head: usize,
 ) -> Matrix<'a, T> {
     let stride = heads * sizes.head_dim;
-    let start = row * sizes.len * stride + head * sizes.head_dim;
-    Matrix::strided(&data[start..], sizes.len, sizes.head_dim, stride)
+    let start = sequence.start * stride + head * sizes.head_dim;
+    Matrix::strided(&data[start..], sequence.len(), sizes.head_dim, stride)
 }
 
-/// The output, `[rows, len, heads, head_dim]`, and the log-sum-exp, `[rows, heads, len]`.
+/// What one query head of one sequence writes.
+struct Task<'a, T> {
+    sequence: Range<usize>,
+    head: usize,
+    out: MatrixMut<'a, T>,
+    lse: &'a mut [T],
+}
+
+/// The output, `[tokens, heads, head_dim]`, and the log-sum-exp, `[heads, tokens]`.
 pub(super) fn forward<T: Float>(inputs: &Heads<'_, T>) -> (Vec<T>, Vec<T>) {
     let sizes = inputs.sizes;
-    let width = sizes.heads * sizes.head_dim;
-    let mut out = vec![T::ZERO; sizes.rows * sizes.len * width];
-    let mut lse = vec![T::ZERO; sizes.rows * sizes.heads * sizes.len];
-    let tasks: Vec<_> = MatrixMut::new(&mut out, sizes.rows * sizes.len, width)
-        .split_rows(sizes.len)
-        .into_iter()
-        .flat_map(|row| row.split_columns(sizes.head_dim))
-        .zip(lse.chunks_exact_mut(sizes.len))
-        .collect();
-    tasks
+    let mut out = vec![T::ZERO; inputs.q.len()];
+    let mut lse = vec![T::ZERO; sizes.heads * sizes.tokens];
+    tasks(inputs, &mut out, &mut lse)
         .into_par_iter()
-        .enumerate()
-        .for_each(|(task, (out, lse))| {
-            forward_head(inputs, task / sizes.heads, task % sizes.heads, out, lse);
-        });
+        .for_each(|task| forward_task(inputs, task));
     (out, lse)
 }
 
-fn forward_head<T: Float>(
-    inputs: &Heads<'_, T>,
-    row: usize,
-    head: usize,
-    mut out: MatrixMut<'_, T>,
-    lse: &mut [T],
-) {
-    let sizes = &inputs.sizes;
-    let q = head_matrix(inputs.q, sizes, sizes.heads, row, head);
-    let k = head_matrix(inputs.k, sizes, sizes.kv_heads, row, head / sizes.group());
-    let v = head_matrix(inputs.v, sizes, sizes.kv_heads, row, head / sizes.group());
-    let mut scores = vec![T::ZERO; QUERIES.min(sizes.len) * sizes.len];
-    for start in (0..sizes.len).step_by(QUERIES) {
-        let end = (start + QUERIES).min(sizes.len);
-        let scores = &mut scores[..(end - start) * end];
+fn tasks<'a, T: Float>(
+    inputs: &Heads<'a, T>,
+    out: &'a mut [T],
+    lse: &'a mut [T],
+) -> Vec<Task<'a, T>> {
+    let Sizes {
+        tokens,
+        heads,
+        head_dim,
+        ..
+    } = inputs.sizes;
+    let sequences = inputs.sees.sequences;
+    // `max`: without tokens there is nothing to divide, but chunks of nothing are refused.
+    let mut lse_of_heads: Vec<_> = lse
+        .chunks_exact_mut(tokens.max(1))
+        .map(|lse| sequences.split(lse, 1))
+        .collect();
+    let mut tasks = Vec::new();
+    for (index, out) in sequences.split(out, heads * head_dim).enumerate() {
+        let sequence = sequences.range(index);
+        let columns = MatrixMut::new(out, sequence.len(), heads * head_dim).split_columns(head_dim);
+        for (head, (out, lse)) in columns.into_iter().zip(&mut lse_of_heads).enumerate() {
+            tasks.push(Task {
+                sequence: sequence.clone(),
+                head,
+                out,
+                lse: lse.next().expect("every head has every sequence"),
+            });
+        }
+    }
+    tasks
+}
+
+fn forward_task<T: Float>(inputs: &Heads<'_, T>, task: Task<'_, T>) {
+    let Task {
+        sequence,
+        head,
+        mut out,
+        lse,
+    } = task;
+    let (sizes, len) = (&inputs.sizes, sequence.len());
+    let kv_head = head / sizes.group();
+    let q = head_matrix(inputs.q, sizes, sizes.heads, &sequence, head);
+    let k = head_matrix(inputs.k, sizes, sizes.kv_heads, &sequence, kv_head);
+    let v = head_matrix(inputs.v, sizes, sizes.kv_heads, &sequence, kv_head);
+    let mut scores = vec![T::ZERO; inputs.block(len)];
+    for start in (0..len).step_by(QUERIES) {
+        let queries = start..(start + QUERIES).min(len);
+        let keys = inputs.sees.keys_of_block(&queries);
+        let scores = &mut scores[..queries.len() * keys.len()];
         product(
-            &mut MatrixMut::new(scores, end - start, end),
+            &mut MatrixMut::new(scores, queries.len(), keys.len()),
             Write::Replace,
             inputs.scale,
-            q.rows(start..end),
-            k.rows(0..end).transposed(),
+            q.rows(queries.clone()),
+            k.rows(keys.clone()).transposed(),
         );
         let mut inverse_sums = [T::ZERO; QUERIES];
         let rows = scores
-            .chunks_exact_mut(end)
+            .chunks_exact_mut(keys.len())
             .zip(&mut inverse_sums)
-            .zip(&mut lse[start..end]);
-        for (query, ((scores, inverse_sum), lse)) in (start..).zip(rows) {
-            let (largest, sum) = exponentials(scores, query + 1);
+            .zip(&mut lse[queries.clone()]);
+        for (query, ((scores, inverse_sum), lse)) in queries.clone().zip(rows) {
+            let seen = inputs.sees.keys(query);
+            let seen = seen.start - keys.start..seen.end - keys.start;
+            let (largest, sum) = exponentials(scores, seen);
             *inverse_sum = T::of(1.0 / sum);
             *lse = T::of(largest.wide() + sum.ln());
         }
-        let mut out = out.window(start..end, 0..sizes.head_dim);
-        let probabilities = Matrix::new(scores, end - start, end);
+        let mut out = out.window(queries.clone(), 0..sizes.head_dim);
+        let probabilities = Matrix::new(scores, queries.len(), keys.len());
         product(
             &mut out,
             Write::Replace,
             T::ONE,
             probabilities,
-            v.rows(0..end),
+            v.rows(keys),
         );
-        for (query, &inverse_sum) in inverse_sums[..end - start].iter().enumerate() {
+        for (query, &inverse_sum) in inverse_sums[..queries.len()].iter().enumerate() {
             for out in out.row(query) {
                 *out *= inverse_sum;
             }
@@ -104,14 +150,15 @@ fn forward_head<T: Float>(
     }
 }
 
-/// Replaces the first `visible` scores by their exponentials, after the largest is subtracted, and
+/// Replaces the scores that are seen by their exponentials, after the largest is subtracted, and
 /// the others by 0. Returns the largest score and the sum of the exponentials.
-fn exponentials<T: Float>(scores: &mut [T], visible: usize) -> (T, f64) {
-    let (seen, hidden) = scores.split_at_mut(visible);
+fn exponentials<T: Float>(scores: &mut [T], seen: Range<usize>) -> (T, f64) {
+    scores[..seen.start].fill(T::ZERO);
+    scores[seen.end..].fill(T::ZERO);
+    let seen = &mut scores[seen];
     let largest = reduce::max(seen);
     for score in &mut *seen {
         *score = (*score - largest).exp();
     }
-    hidden.fill(T::ZERO);
     (largest, reduce::sum(seen))
 }

@@ -2,21 +2,25 @@
 //! length: the backward computes the probabilities anew from the log-sum-exp of each query's
 //! scores, as `FlashAttention` does (Dao et al., 2022).
 //!
-//! Query head h reads key and value head h / g, where g query heads share each key head; token t
-//! sees tokens 0 to t of its own row.
+//! Query head h reads key and value head h / g, where g query heads share each key head. Token i
+//! sees token j of its own sequence when j <= i and, under a window, i - j < window, as in Hugging
+//! Face's sliding windows.
 
 mod backward;
 mod cpu;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 use cordee_memory::DType;
 
 use crate::{
-    error::Result,
+    error::{OpError, Result},
     float::Float,
     operand::{Operand, Operator, with_float},
+    sequences::Sequences,
 };
 
 const OP: Operator = Operator("attention");
@@ -24,23 +28,27 @@ const OP: Operator = Operator("attention");
 /// What attention reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
-    /// Queries, `[rows, len, heads, head_dim]`.
+    /// Queries, `[tokens, heads, head_dim]`.
     pub q: &'a Tensor,
-    /// Keys, `[rows, len, kv_heads, head_dim]`.
+    /// Keys, `[tokens, kv_heads, head_dim]`.
     pub k: &'a Tensor,
-    /// Values, `[rows, len, kv_heads, head_dim]`.
+    /// Values, `[tokens, kv_heads, head_dim]`.
     pub v: &'a Tensor,
     /// What scores are multiplied with, usually one over the root of `head_dim`.
     pub scale: f64,
+    /// Which tokens belong together.
+    pub sequences: Sequences<'a>,
+    /// The most tokens each sees, itself included; all before it, where there is none.
+    pub window: Option<usize>,
 }
 
 /// What [`forward`] returns.
 #[derive(Clone, Debug)]
 pub struct Attended {
-    /// `[rows, len, heads, head_dim]`.
+    /// `[tokens, heads, head_dim]`.
     pub out: Tensor,
-    /// Natural logarithm of the sum of the exponentials of each query's scores, `[rows, heads,
-    /// len]`; the backward needs it.
+    /// Natural logarithm of the sum of the exponentials of each query's scores, `[heads,
+    /// tokens]`; the backward needs it.
     pub lse: Tensor,
 }
 
@@ -55,13 +63,14 @@ pub struct Gradients {
     pub dv: Tensor,
 }
 
-/// softmax(scale q k^T) v, each token over itself and those before it.
+/// softmax(scale q k^T) v, each token over those it sees.
 pub fn forward(inputs: &Inputs<'_>) -> Result<Attended> {
     let sizes = Sizes::of(inputs)?;
     with_float!(sizes.dtype, T => {
         let operands = Operands::<T>::read(inputs, &sizes)?;
         let (q, k, v) = (operands.q.lock()?, operands.k.lock()?, operands.v.lock()?);
-        let heads = cpu::Heads { q: &q, k: &k, v: &v, scale: Float::of(inputs.scale), sizes };
+        let scale = Float::of(inputs.scale);
+        let heads = cpu::Heads { q: &q, k: &k, v: &v, scale, sizes, sees: Sees::of(inputs) };
         let (out, lse) = cpu::forward(&heads);
         let out = OP.output(out, &sizes.queries())?;
         Ok(Attended { out, lse: OP.output(lse, &sizes.lse())? })
@@ -78,7 +87,8 @@ pub fn backward(dout: &Tensor, inputs: &Inputs<'_>, attended: &Attended) -> Resu
         let out = OP.tensor::<T>("out", &attended.out, &sizes.queries())?;
         let lse = OP.tensor::<T>("lse", &attended.lse, &sizes.lse())?;
         let (q, k, v) = (operands.q.lock()?, operands.k.lock()?, operands.v.lock()?);
-        let heads = cpu::Heads { q: &q, k: &k, v: &v, scale: Float::of(inputs.scale), sizes };
+        let scale = Float::of(inputs.scale);
+        let heads = cpu::Heads { q: &q, k: &k, v: &v, scale, sizes, sees: Sees::of(inputs) };
         let (dout, out, lse) = (dout.lock()?, out.lock()?, lse.lock()?);
         let saved = backward::Saved { dout: &dout, out: &out, lse: &lse };
         let [dq, dk, dv] = backward::backward(&heads, &saved);
@@ -90,12 +100,37 @@ pub fn backward(dout: &Tensor, inputs: &Inputs<'_>, attended: &Attended) -> Resu
     })
 }
 
+/// Which tokens see which.
+#[derive(Clone, Copy)]
+struct Sees<'a> {
+    sequences: Sequences<'a>,
+    window: usize,
+}
+
+impl<'a> Sees<'a> {
+    fn of(inputs: &Inputs<'a>) -> Self {
+        Self {
+            sequences: inputs.sequences,
+            window: inputs.window.unwrap_or(usize::MAX),
+        }
+    }
+
+    /// The keys that a query sees; both count from the start of their sequence.
+    fn keys(&self, query: usize) -> Range<usize> {
+        (query + 1).saturating_sub(self.window)..query + 1
+    }
+
+    /// The keys that any of a block of queries sees.
+    fn keys_of_block(&self, queries: &Range<usize>) -> Range<usize> {
+        self.keys(queries.start).start..queries.end
+    }
+}
+
 /// Sizes of one call.
 #[derive(Clone, Copy)]
 struct Sizes {
     dtype: DType,
-    rows: usize,
-    len: usize,
+    tokens: usize,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
@@ -103,19 +138,26 @@ struct Sizes {
 
 impl Sizes {
     fn of(inputs: &Inputs<'_>) -> Result<Self> {
-        let [rows, len, heads, head_dim] =
-            OP.sizes("q", inputs.q.dims(), "[rows, len, heads, head_dim]")?;
-        let [_, _, kv_heads, _] =
-            OP.sizes("k", inputs.k.dims(), "[rows, len, kv_heads, head_dim]")?;
+        let [tokens, heads, head_dim] =
+            OP.sizes("q", inputs.q.dims(), "[tokens, heads, head_dim]")?;
+        let [_, kv_heads, _] = OP.sizes("k", inputs.k.dims(), "[tokens, kv_heads, head_dim]")?;
         if !heads.is_multiple_of(kv_heads) {
             let expected = format!("as many heads as a divisor of the {heads} query heads");
             return Err(OP.shape_error("k", inputs.k.dims(), expected));
         }
+        inputs.sequences.expect(OP, tokens)?;
+        if inputs.window == Some(0) {
+            return Err(OpError::Argument {
+                op: OP.0,
+                name: "window",
+                value: 0.0,
+                expected: "1 or more: every token sees itself",
+            });
+        }
         let dtype = OP.dtype("q", inputs.q)?;
         Ok(Self {
             dtype,
-            rows,
-            len,
+            tokens,
             heads,
             kv_heads,
             head_dim,
@@ -127,16 +169,16 @@ impl Sizes {
         self.heads / self.kv_heads
     }
 
-    fn queries(&self) -> [usize; 4] {
-        [self.rows, self.len, self.heads, self.head_dim]
+    fn queries(&self) -> [usize; 3] {
+        [self.tokens, self.heads, self.head_dim]
     }
 
-    fn keys(&self) -> [usize; 4] {
-        [self.rows, self.len, self.kv_heads, self.head_dim]
+    fn keys(&self) -> [usize; 3] {
+        [self.tokens, self.kv_heads, self.head_dim]
     }
 
-    fn lse(&self) -> [usize; 3] {
-        [self.rows, self.heads, self.len]
+    fn lse(&self) -> [usize; 2] {
+        [self.heads, self.tokens]
     }
 }
 

@@ -8,31 +8,47 @@ use candle_core::Tensor;
 use cordee_memory::{View, ViewMut};
 
 use crate::{
-    error::Result,
+    error::{OpError, Result},
+    float::Float,
     operand::{Operator, with_float},
 };
 
 const OP: Operator = Operator("embedding");
 
-/// Rows of `weight` `[vocab, dim]` for `tokens` `[n]`: `[n, dim]`.
-pub fn forward(tokens: &[u32], weight: View<'_>) -> Result<Tensor> {
+/// Rows of `weight` `[vocab, dim]` for `tokens` `[n]`, times `scale`: `[n, dim]`. Gemma's `scale` is
+/// the root of `dim`, that of most others 1.
+pub fn forward(tokens: &[u32], weight: View<'_>, scale: f64) -> Result<Tensor> {
     let [vocab, dim] = OP.sizes("weight", weight.shape(), "[vocab, dim]")?;
     OP.expect_tokens(tokens, vocab, |_| true)?;
+    check_scale(scale)?;
     with_float!(weight.dtype(), T => {
         let weight = OP.weight::<T>("weight", weight, &[vocab, dim])?;
-        OP.output(cpu::forward(tokens, weight, dim), &[tokens.len(), dim])
+        OP.output(cpu::forward(tokens, weight, dim, Float::of(scale)), &[tokens.len(), dim])
     })
 }
 
-/// Adds each row of `dy` `[n, dim]` to the row of `dweight` `[vocab, dim]` that its token names.
+/// Adds each row of `dy` `[n, dim]`, times `scale`, to the row of `dweight` `[vocab, dim]` that its token names.
 /// Rows of a token that occurs often are added in the order of its occurrences.
-pub fn backward(tokens: &[u32], dy: &Tensor, dweight: &mut ViewMut<'_>) -> Result<()> {
+pub fn backward(tokens: &[u32], dy: &Tensor, scale: f64, dweight: &mut ViewMut<'_>) -> Result<()> {
     let [vocab, dim] = OP.sizes("dweight", dweight.shape(), "[vocab, dim]")?;
     OP.expect_tokens(tokens, vocab, |_| true)?;
+    check_scale(scale)?;
     with_float!(OP.dtype("dy", dy)?, T => {
         let dy = OP.tensor::<T>("dy", dy, &[tokens.len(), dim])?;
         let dweight = OP.gradient::<T>("dweight", dweight, &[vocab, dim])?;
-        cpu::backward(tokens, &dy.lock()?, dweight, dim);
+        cpu::backward(tokens, &dy.lock()?, Float::of(scale), dweight, dim);
         Ok(())
+    })
+}
+
+fn check_scale(scale: f64) -> Result<()> {
+    if scale.is_finite() {
+        return Ok(());
+    }
+    Err(OpError::Argument {
+        op: OP.0,
+        name: "scale",
+        value: scale,
+        expected: "a finite number",
     })
 }

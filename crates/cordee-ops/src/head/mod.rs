@@ -70,7 +70,7 @@ impl LossSum {
 /// All logits, `[n, vocab]`, of `x` `[n, dim]` with `weight` `[vocab, dim]`: for generation, where
 /// n is small.
 pub fn logits(x: &Tensor, weight: View<'_>) -> Result<Tensor> {
-    linear::forward(x, weight)
+    linear::forward(x, weight, None)
 }
 
 /// The loss of `x` `[n, dim]` with `weight` `[vocab, dim]`, without gradients.

@@ -1,4 +1,4 @@
-//! Linear layers without bias, y = x W^T, with weights as PyTorch lays them out: `[out, in]`.
+//! Linear layers, y = x W^T + b or without b, with weights as PyTorch lays them out: `[out, in]`.
 
 mod cpu;
 #[cfg(test)]
@@ -14,19 +14,21 @@ use crate::{
 
 const OP: Operator = Operator("linear");
 
-/// Multiplies `x` `[n, in]` by the transpose of `weight` `[out, in]`: `[n, out]`.
-pub fn forward(x: &Tensor, weight: View<'_>) -> Result<Tensor> {
+/// Multiplies `x` `[n, in]` by the transpose of `weight` `[out, in]` and adds `bias` `[out]` to each
+/// row: `[n, out]`.
+pub fn forward(x: &Tensor, weight: View<'_>, bias: Option<View<'_>>) -> Result<Tensor> {
     let [n, input] = OP.sizes("x", x.dims(), "[n, in]")?;
     let [output, _] = OP.sizes("weight", weight.shape(), "[out, in]")?;
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &[n, input])?;
         let weight = OP.weight::<T>("weight", weight, &[output, input])?;
-        let y = cpu::forward(&x.lock()?, weight, [n, input, output]);
+        let bias = bias.map(|bias| OP.weight::<T>("bias", bias, &[output])).transpose()?;
+        let y = cpu::forward(&x.lock()?, weight, bias, [n, input, output]);
         OP.output(y, &[n, output])
     })
 }
 
-/// Both gradients of one layer: returns that of `x` `[n, in]`, adds that of the weight to `dweight`
+/// The gradients of input and weight of one layer: returns that of `x` `[n, in]`, adds that of the weight to `dweight`
 /// `[out, in]`.
 pub fn backward(
     dy: &Tensor,
@@ -50,6 +52,17 @@ pub fn backward_weight(dy: &Tensor, x: &Tensor, dweight: &mut ViewMut<'_>) -> Re
         let x = OP.tensor::<T>("x", x, &[n, input])?;
         let dweight = OP.gradient::<T>("dweight", dweight, &[output, input])?;
         cpu::backward_weight(&dy.lock()?, &x.lock()?, dweight, [n, input, output]);
+        Ok(())
+    })
+}
+
+/// Adds the bias's gradient, the sum of the rows of `dy` `[n, out]`, to `dbias` `[out]`.
+pub fn backward_bias(dy: &Tensor, dbias: &mut ViewMut<'_>) -> Result<()> {
+    let [n, output] = OP.sizes("dy", dy.dims(), "[n, out]")?;
+    with_float!(OP.dtype("dy", dy)?, T => {
+        let dy = OP.tensor::<T>("dy", dy, &[n, output])?;
+        let dbias = OP.gradient::<T>("dbias", dbias, &[output])?;
+        cpu::backward_bias(&dy.lock()?, dbias);
         Ok(())
     })
 }

@@ -1,6 +1,6 @@
 use cordee_memory::{View, ViewMut};
 
-use super::{Branch, backward, backward_input, forward};
+use super::{Branch, backward, backward_bias, backward_input, forward};
 use crate::{
     float::Float,
     testing::{
@@ -9,24 +9,37 @@ use crate::{
     },
 };
 
-/// x and weight for sizes `[n, in, out]`.
+/// x, weight and bias for sizes `[n, in, out]`.
 fn inputs([n, input, output]: [usize; 3]) -> Vec<Vec<f64>> {
-    vec![normals("x", n * input), normals("weight", output * input)]
+    vec![
+        normals("x", n * input),
+        normals("weight", output * input),
+        normals("bias", output),
+    ]
 }
 
 fn ours<T: Float>(inputs: &[Vec<f64>], [n, input, output]: [usize; 3]) -> Outcome {
     let x = tensor::<T>(&inputs[0], &[n, input]);
     let weight = cast::<T>(&inputs[1]);
     let weight = View::from_slice(&weight, &[output, input]).unwrap();
-    let y = forward(&x, weight).unwrap();
-    let dy = normals("dy", n * output);
+    let bias = cast::<T>(&inputs[2]);
+    let bias = View::from_slice(&bias, &[output]).unwrap();
+    let y = forward(&x, weight, Some(bias)).unwrap();
+    let dy = tensor::<T>(&normals("dy", n * output), &[n, output]);
     let mut dweight = vec![T::ZERO; output * input];
     let mut view = ViewMut::from_slice(&mut dweight, &[output, input]).unwrap();
-    let dx = backward(&tensor::<T>(&dy, &[n, output]), &x, weight, &mut view).unwrap();
+    let dx = backward(&dy, &x, weight, &mut view).unwrap();
+    let mut dbias = vec![T::ZERO; output];
+    backward_bias(
+        &dy,
+        &mut ViewMut::from_slice(&mut dbias, &[output]).unwrap(),
+    )
+    .unwrap();
     vec![
         ("y", values(&y)),
         ("dx", values(&dx)),
         ("dweight", widen(&dweight)),
+        ("dbias", widen(&dbias)),
     ]
 }
 
@@ -36,11 +49,14 @@ fn gradients_are_slopes() {
     let inputs = inputs(sizes);
     let outcome = ours::<f64>(&inputs, sizes);
     let dy = normals("dy", 3 * 7);
-    assert_gradients(
-        &inputs,
-        &[outcome[1].1.clone(), outcome[2].1.clone()],
-        |inputs| dot(&ours::<f64>(inputs, sizes)[0].1, &dy),
-    );
+    let gradients: Vec<_> = outcome
+        .into_iter()
+        .skip(1)
+        .map(|(_, values)| values)
+        .collect();
+    assert_gradients(&inputs, &gradients, |inputs| {
+        dot(&ours::<f64>(inputs, sizes)[0].1, &dy)
+    });
 }
 
 #[test]
@@ -49,16 +65,19 @@ fn agrees_with_autograd() {
     for sizes in [[1, 33, 65], [300, 70, 1030], [129, 513, 3]] {
         let [n, input, output] = sizes;
         let inputs = inputs(sizes);
-        let (x, weight) = (
+        let (x, weight, bias) = (
             leaf(&inputs[0], &[n, input]),
             leaf(&inputs[1], &[output, input]),
+            leaf(&inputs[2], &[output]),
         );
         let y = x.matmul(&weight.t().unwrap()).unwrap();
-        let gradients = autograd(&y, &normals("dy", n * output), &[&x, &weight]);
+        let y = y.broadcast_add(&bias).unwrap();
+        let gradients = autograd(&y, &normals("dy", n * output), &[&x, &weight, &bias]);
         let expected = vec![
             ("y", values(&y)),
             ("dx", gradients[0].clone()),
             ("dweight", gradients[1].clone()),
+            ("dbias", gradients[2].clone()),
         ];
         assert_close(&ours::<f64>(&inputs, sizes), &expected, 1e-13);
         assert_close(&ours::<f32>(&inputs, sizes), &expected, 2e-6);
@@ -125,13 +144,13 @@ fn transposed_and_empty_inputs_work() {
     let weight = cast::<f32>(&normals("weight", 12));
     let weight = View::from_slice(&weight, &[4, 3]).unwrap();
     let x = tensor::<f32>(&normals("x", 6), &[3, 2]).t().unwrap();
-    let y = forward(&x, weight).unwrap();
+    let y = forward(&x, weight, None).unwrap();
     assert_eq!(
         values(&y),
-        values(&forward(&x.contiguous().unwrap(), weight).unwrap())
+        values(&forward(&x.contiguous().unwrap(), weight, None).unwrap())
     );
     let none = tensor::<f32>(&[], &[0, 3]);
-    assert_eq!(forward(&none, weight).unwrap().dims(), [0, 4]);
+    assert_eq!(forward(&none, weight, None).unwrap().dims(), [0, 4]);
 }
 
 #[test]
@@ -139,8 +158,12 @@ fn wrong_shapes_are_named() {
     let weight = [0.0_f32; 12];
     let weight = View::from_slice(&weight, &[4, 3]).unwrap();
     let x = tensor::<f32>(&[0.0; 8], &[2, 4]);
-    let error = forward(&x, weight).unwrap_err().to_string();
+    let error = forward(&x, weight, None).unwrap_err().to_string();
     assert_eq!(error, "linear: `weight` has shape [4, 3], expected [4, 4]");
+    let right = tensor::<f32>(&[0.0; 6], &[2, 3]);
+    let bias = View::from_slice(&[0.0_f32; 3], &[3]).unwrap();
+    let error = forward(&right, weight, Some(bias)).unwrap_err().to_string();
+    assert_eq!(error, "linear: `bias` has shape [3], expected [4]");
     let mut dweight = [0.0_f32; 12];
     let mut view = ViewMut::from_slice(&mut dweight, &[4, 3]).unwrap();
     let error = backward(&x, &x, weight, &mut view).unwrap_err().to_string();

@@ -7,8 +7,15 @@ use crate::{float::Float, reduce};
 /// Rows of a task; also the block in which the gains' gradient is summed, so it never changes.
 const ROWS: usize = 32;
 
-pub(super) fn forward<T: Float>(x: &[T], weight: &[T], eps: f64) -> (Vec<T>, Vec<T>) {
-    let dim = weight.len();
+/// The gains as they are stored, and what is added to them.
+#[derive(Clone, Copy)]
+pub(super) struct Gains<'a, T> {
+    pub(super) weight: &'a [T],
+    pub(super) offset: T,
+}
+
+pub(super) fn forward<T: Float>(x: &[T], gains: Gains<'_, T>, eps: f64) -> (Vec<T>, Vec<T>) {
+    let dim = gains.weight.len();
     let mut y = vec![T::ZERO; x.len()];
     let mut rstd = vec![T::ZERO; x.len() / dim];
     y.par_chunks_mut(ROWS * dim)
@@ -17,7 +24,7 @@ pub(super) fn forward<T: Float>(x: &[T], weight: &[T], eps: f64) -> (Vec<T>, Vec
         .for_each(|((y, rstd), x)| {
             let rows = y.chunks_exact_mut(dim).zip(x.chunks_exact(dim));
             for ((y, x), rstd) in rows.zip(rstd) {
-                *rstd = normalise(x, weight, eps, y);
+                *rstd = normalise(x, gains, eps, y);
             }
         });
     (y, rstd)
@@ -26,10 +33,10 @@ pub(super) fn forward<T: Float>(x: &[T], weight: &[T], eps: f64) -> (Vec<T>, Vec
 pub(super) fn forward_residual<T: Float>(
     x: &[T],
     residual: &[T],
-    weight: &[T],
+    gains: Gains<'_, T>,
     eps: f64,
 ) -> (Vec<T>, Vec<T>, Vec<T>) {
-    let dim = weight.len();
+    let dim = gains.weight.len();
     let mut sum = vec![T::ZERO; x.len()];
     let mut y = vec![T::ZERO; x.len()];
     let mut rstd = vec![T::ZERO; x.len() / dim];
@@ -46,18 +53,18 @@ pub(super) fn forward_residual<T: Float>(
             }
             let rows = y.chunks_exact_mut(dim).zip(sum.chunks_exact(dim));
             for ((y, sum), rstd) in rows.zip(rstd) {
-                *rstd = normalise(sum, weight, eps, y);
+                *rstd = normalise(sum, gains, eps, y);
             }
         });
     (sum, y, rstd)
 }
 
 /// Normalises one row and returns the reciprocal of its root mean square.
-fn normalise<T: Float>(x: &[T], weight: &[T], eps: f64, y: &mut [T]) -> T {
+fn normalise<T: Float>(x: &[T], gains: Gains<'_, T>, eps: f64, y: &mut [T]) -> T {
     let mean_square = reduce::dot(x, x) / x.len() as f64;
     let rstd = T::of(1.0 / (mean_square + eps).sqrt());
-    for ((y, &x), &weight) in y.iter_mut().zip(x).zip(weight) {
-        *y = x * rstd * weight;
+    for ((y, &x), &weight) in y.iter_mut().zip(x).zip(gains.weight) {
+        *y = x * rstd * (weight + gains.offset);
     }
     rstd
 }
@@ -66,14 +73,14 @@ fn normalise<T: Float>(x: &[T], weight: &[T], eps: f64, y: &mut [T]) -> T {
 pub(super) struct Rows<'a, T> {
     pub(super) dy: &'a [T],
     pub(super) x: &'a [T],
-    pub(super) weight: &'a [T],
+    pub(super) gains: Gains<'a, T>,
     pub(super) rstd: &'a [T],
     pub(super) residual: Option<&'a [T]>,
 }
 
 /// Returns dx, and adds to `dweight`: partial sums over blocks of rows, added in their order.
 pub(super) fn backward<T: Float>(rows: &Rows<'_, T>, dweight: &mut [T]) -> Vec<T> {
-    let dim = rows.weight.len();
+    let dim = rows.gains.weight.len();
     let mut dx = vec![T::ZERO; rows.x.len()];
     let partial_sums: Vec<Vec<T>> = dx
         .par_chunks_mut(ROWS * dim)
@@ -99,14 +106,14 @@ pub(super) fn backward<T: Float>(rows: &Rows<'_, T>, dweight: &mut [T]) -> Vec<T
     dx
 }
 
-/// With g = dy * weight: dx = rstd * (g - x * rstd^2 * mean(g * x)), dweight += dy * x * rstd.
+/// With g = dy * gain: dx = rstd * (g - x * rstd^2 * mean(g * x)), dweight += dy * x * rstd.
 fn backward_row<T: Float>(rows: &Rows<'_, T>, row: usize, dx: &mut [T], dweight: &mut [T]) {
     let dim = dx.len();
     let range = row * dim..(row + 1) * dim;
     let (dy, x) = (&rows.dy[range.clone()], &rows.x[range.clone()]);
     let rstd = rows.rstd[row];
-    for ((dx, &dy), &weight) in dx.iter_mut().zip(dy).zip(rows.weight) {
-        *dx = dy * weight;
+    for ((dx, &dy), &weight) in dx.iter_mut().zip(dy).zip(rows.gains.weight) {
+        *dx = dy * (weight + rows.gains.offset);
     }
     let mean = reduce::dot(dx, x) / dim as f64;
     let slope = rstd * rstd * T::of(mean);

@@ -1,7 +1,7 @@
 //! Root-mean-square normalisation (Zhang and Sennrich, 2019), alone or with the addition of the
 //! residual stream before it.
 //!
-//! y = x * rstd * weight with rstd = 1 / sqrt(mean(x^2) + eps), the mean taken over a row.
+//! y = x * rstd * gain with rstd = 1 / sqrt(mean(x^2) + eps), the mean taken over a row.
 
 mod cpu;
 #[cfg(test)]
@@ -12,10 +12,39 @@ use cordee_memory::{View, ViewMut};
 
 use crate::{
     error::{OpError, Result},
+    float::Float,
     operand::{Operator, with_float},
 };
 
 const OP: Operator = Operator("rms_norm");
+
+/// Which norm.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norm {
+    /// Added to the mean of the squares.
+    pub eps: f64,
+    /// Whether gains are stored as their difference from 1, as Gemma's are.
+    pub unit_offset: bool,
+}
+
+impl Norm {
+    fn check(self) -> Result<()> {
+        if self.eps.is_finite() && self.eps >= 0.0 {
+            return Ok(());
+        }
+        Err(OpError::Argument {
+            op: OP.0,
+            name: "eps",
+            value: self.eps,
+            expected: "a number that is 0 or more",
+        })
+    }
+
+    /// What is added to the stored gains.
+    fn offset<T: Float>(self) -> T {
+        if self.unit_offset { T::ONE } else { T::ZERO }
+    }
+}
 
 /// What [`forward`] returns.
 #[derive(Clone, Debug)]
@@ -26,14 +55,15 @@ pub struct Normed {
     pub rstd: Tensor,
 }
 
-/// Normalises the rows of `x` `[n, dim]` with gains `weight` `[dim]`.
-pub fn forward(x: &Tensor, weight: View<'_>, eps: f64) -> Result<Normed> {
+/// Normalises the rows of `x` `[n, dim]`; `weight` `[dim]` holds the gains.
+pub fn forward(x: &Tensor, weight: View<'_>, norm: Norm) -> Result<Normed> {
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
-    check_eps(eps)?;
+    norm.check()?;
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &[n, dim])?;
         let weight = OP.weight::<T>("weight", weight, &[dim])?;
-        let (y, rstd) = cpu::forward(&x.lock()?, weight, eps);
+        let gains = cpu::Gains { weight, offset: norm.offset() };
+        let (y, rstd) = cpu::forward(&x.lock()?, gains, norm.eps);
         Ok(Normed { y: OP.output(y, &[n, dim])?, rstd: OP.output(rstd, &[n])? })
     })
 }
@@ -44,15 +74,16 @@ pub fn forward_residual(
     x: &Tensor,
     residual: &Tensor,
     weight: View<'_>,
-    eps: f64,
+    norm: Norm,
 ) -> Result<(Tensor, Normed)> {
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
-    check_eps(eps)?;
+    norm.check()?;
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &[n, dim])?;
         let residual = OP.tensor::<T>("residual", residual, &[n, dim])?;
         let weight = OP.weight::<T>("weight", weight, &[dim])?;
-        let (sum, y, rstd) = cpu::forward_residual(&x.lock()?, &residual.lock()?, weight, eps);
+        let gains = cpu::Gains { weight, offset: norm.offset() };
+        let (sum, y, rstd) = cpu::forward_residual(&x.lock()?, &residual.lock()?, gains, norm.eps);
         let normed = Normed { y: OP.output(y, &[n, dim])?, rstd: OP.output(rstd, &[n])? };
         Ok((OP.output(sum, &[n, dim])?, normed))
     })
@@ -61,6 +92,8 @@ pub fn forward_residual(
 /// What the backward reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Backward<'a> {
+    /// That of the forward.
+    pub norm: Norm,
     /// Gradient of the output, `[n, dim]`.
     pub dy: &'a Tensor,
     /// What was normalised, `[n, dim]`; the sum, where a residual was added.
@@ -92,23 +125,14 @@ pub fn backward(inputs: &Backward<'_>, dweight: &mut ViewMut<'_>) -> Result<Tens
         let rows = cpu::Rows {
             dy: &dy.lock()?,
             x: &x.lock()?,
-            weight: OP.weight::<T>("weight", inputs.weight, &[dim])?,
+            gains: cpu::Gains {
+                weight: OP.weight::<T>("weight", inputs.weight, &[dim])?,
+                offset: inputs.norm.offset(),
+            },
             rstd: &rstd.lock()?,
             residual: residual.as_deref(),
         };
         let dx = cpu::backward(&rows, OP.gradient::<T>("dweight", dweight, &[dim])?);
         OP.output(dx, &[n, dim])
-    })
-}
-
-fn check_eps(eps: f64) -> Result<()> {
-    if eps.is_finite() && eps >= 0.0 {
-        return Ok(());
-    }
-    Err(OpError::Argument {
-        op: OP.0,
-        name: "eps",
-        value: eps,
-        expected: "a number that is 0 or more",
     })
 }

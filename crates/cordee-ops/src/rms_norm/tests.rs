@@ -1,7 +1,7 @@
 use candle_core::D;
 use cordee_memory::{View, ViewMut};
 
-use super::{Backward, backward, forward, forward_residual};
+use super::{Backward, Norm, backward, forward, forward_residual};
 use crate::{
     float::Float,
     testing::{
@@ -11,6 +11,11 @@ use crate::{
 };
 
 const EPS: f64 = 1e-2;
+
+const NORM: Norm = Norm {
+    eps: EPS,
+    unit_offset: false,
+};
 
 /// x, residual and weight.
 fn inputs(n: usize, dim: usize) -> Vec<Vec<f64>> {
@@ -30,9 +35,10 @@ fn ours<T: Float>(inputs: &[Vec<f64>], n: usize, dim: usize) -> Outcome {
         tensor::<T>(&inputs[0], &shape),
         tensor::<T>(&inputs[1], &shape),
     );
-    let (h, normed) = forward_residual(&x, &residual, weight, EPS).unwrap();
+    let (h, normed) = forward_residual(&x, &residual, weight, NORM).unwrap();
     let (dy, dh) = (normals("dy", n * dim), normals("dh", n * dim));
     let call = Backward {
+        norm: NORM,
         dy: &tensor::<T>(&dy, &shape),
         x: &h,
         weight,
@@ -103,11 +109,41 @@ fn the_residual_form_is_an_addition_and_the_plain_form() {
     let weight = View::from_slice(&weight, &[dim]).unwrap();
     let x = tensor::<f32>(&normals("x", n * dim), &[n, dim]);
     let residual = tensor::<f32>(&normals("residual", n * dim), &[n, dim]);
-    let (h, fused) = forward_residual(&x, &residual, weight, EPS).unwrap();
-    let plain = forward(&(x + residual).unwrap(), weight, EPS).unwrap();
+    let (h, fused) = forward_residual(&x, &residual, weight, NORM).unwrap();
+    let plain = forward(&(x + residual).unwrap(), weight, NORM).unwrap();
     assert_eq!(values(&fused.y), values(&plain.y));
     assert_eq!(values(&fused.rstd), values(&plain.rstd));
     assert_eq!(h.dims(), plain.y.dims());
+}
+
+#[test]
+fn a_unit_offset_is_added_to_the_gains() {
+    let (n, dim) = (40, 33);
+    let stored = normals("weight", dim);
+    let gains: Vec<f64> = stored.iter().map(|stored| 1.0 + stored).collect();
+    let x = tensor::<f64>(&normals("x", n * dim), &[n, dim]);
+    let dy = tensor::<f64>(&normals("dy", n * dim), &[n, dim]);
+    let run = |weight: &[f64], norm| {
+        let weight = View::from_slice(weight, &[dim]).unwrap();
+        let normed = forward(&x, weight, norm).unwrap();
+        let call = Backward {
+            norm,
+            dy: &dy,
+            x: &x,
+            weight,
+            rstd: &normed.rstd,
+            residual: None,
+        };
+        let mut dweight = vec![0.0; dim];
+        let mut view = ViewMut::from_slice(&mut dweight, &[dim]).unwrap();
+        let dx = backward(&call, &mut view).unwrap();
+        (values(&normed.y), values(&dx), dweight)
+    };
+    let offset = Norm {
+        unit_offset: true,
+        ..NORM
+    };
+    assert_eq!(run(&stored, offset), run(&gains, NORM));
 }
 
 #[test]
@@ -122,8 +158,9 @@ fn gradients_accumulate_and_the_residual_is_optional() {
     let weight = [1.0_f64, 2.0, 3.0, 4.0];
     let weight = View::from_slice(&weight, &[dim]).unwrap();
     let x = tensor::<f64>(&normals("x", n * dim), &[n, dim]);
-    let normed = forward(&x, weight, EPS).unwrap();
+    let normed = forward(&x, weight, NORM).unwrap();
     let call = Backward {
+        norm: NORM,
         dy: &x,
         x: &x,
         weight,
@@ -153,26 +190,28 @@ fn wrong_operands_are_named() {
     let weight = [1.0_f32; 4];
     let x = tensor::<f32>(&[0.0; 8], &[2, 4]);
     let short = View::from_slice(&weight[..3], &[3]).unwrap();
-    let error = forward(&x, short, EPS).unwrap_err().to_string();
+    let error = forward(&x, short, NORM).unwrap_err().to_string();
     assert_eq!(error, "rms_norm: `weight` has shape [3], expected [4]");
     let weight = View::from_slice(&weight, &[4]).unwrap();
-    let error = forward(&x.flatten_all().unwrap(), weight, EPS)
+    let error = forward(&x.flatten_all().unwrap(), weight, NORM)
         .unwrap_err()
         .to_string();
     assert_eq!(error, "rms_norm: `x` has shape [8], expected [n, dim]");
     let wide = tensor::<f64>(&[0.0; 8], &[2, 4]);
-    let error = forward(&wide, weight, EPS).unwrap_err().to_string();
+    let error = forward(&wide, weight, NORM).unwrap_err().to_string();
     assert_eq!(error, "rms_norm: `weight` holds f32, expected f64");
-    let error = forward_residual(&x, &wide, weight, EPS)
+    let error = forward_residual(&x, &wide, weight, NORM)
         .unwrap_err()
         .to_string();
     assert_eq!(error, "rms_norm: `residual` holds f64, expected f32");
-    let error = forward(&x, weight, -1.0).unwrap_err().to_string();
+    let error = forward(&x, weight, Norm { eps: -1.0, ..NORM })
+        .unwrap_err()
+        .to_string();
     assert_eq!(
         error,
         "rms_norm: `eps` is -1, expected a number that is 0 or more"
     );
     let bytes = x.to_dtype(candle_core::DType::U8).unwrap();
-    let error = forward(&bytes, weight, EPS).unwrap_err().to_string();
+    let error = forward(&bytes, weight, NORM).unwrap_err().to_string();
     assert_eq!(error, "rms_norm: `x` holds u8, expected f32 or f64");
 }

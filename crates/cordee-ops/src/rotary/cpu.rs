@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::{Positions, table::Waves};
-use crate::float::Float;
+use super::table::Waves;
+use crate::{float::Float, sequences::Sequences};
 
 /// Tokens of a task.
 const TOKENS: usize = 64;
@@ -12,7 +12,7 @@ const TOKENS: usize = 64;
 pub(super) fn rotate<T: Float>(
     x: &[T],
     heads: usize,
-    positions: Positions<'_>,
+    sequences: Sequences<'_>,
     waves: &Waves<T>,
     direction: T,
 ) -> Vec<T> {
@@ -23,9 +23,11 @@ pub(super) fn rotate<T: Float>(
         .par_chunks_mut(TOKENS * width)
         .zip(x.par_chunks(TOKENS * width));
     blocks.enumerate().for_each(|(block, (y, x))| {
+        let first = block * TOKENS;
+        let positions = sequences.positions(first..first + x.len() / width);
         let tokens = y.chunks_exact_mut(width).zip(x.chunks_exact(width));
-        for (token, (y, x)) in (block * TOKENS..).zip(tokens) {
-            let start = positions.of(token) * half;
+        for (position, (y, x)) in positions.zip(tokens) {
+            let start = position * half;
             let cos = &waves.cos[start..start + half];
             let sin = &waves.sin[start..start + half];
             for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
