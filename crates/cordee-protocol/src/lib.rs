@@ -16,4 +16,4 @@ pub use exit::ExitCode;
 pub use message::{
     Banner, Evaluation, Failure, SourceEvaluation, StepProgress, Summary, WorkerMessage,
 };
-pub use report::{BenchPart, BenchReport};
+pub use report::{BenchPart, BenchReport, LogitsDifference, TraceReport, TraceStep};

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::report::BenchReport;
+use crate::report::{BenchReport, TraceReport};
 
 /// Something a worker tells its launcher. Only rank 0 sends more than `Warning` and `Failed`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,8 @@ pub enum WorkerMessage {
     Summary(Summary),
     /// A benchmark is over.
     Bench(BenchReport),
+    /// A trace was replayed.
+    Trace(TraceReport),
     /// This rank gives up, and why.
     Failed(Failure),
 }

@@ -40,3 +40,45 @@ pub struct BenchPart {
     /// Mean seconds of it in a step.
     pub seconds: f64,
 }
+
+/// A trace that was replayed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TraceReport {
+    /// Every step, in order.
+    pub steps: Vec<TraceStep>,
+    /// Differences of the logits, where the trace has any.
+    pub logits: Option<LogitsDifference>,
+    /// The most resident memory each rank ever had, in bytes, by rank.
+    pub peak_memory_bytes: Vec<u64>,
+}
+
+/// How far logits are from recorded ones: the largest difference, as a share of the largest recorded
+/// logit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogitsDifference {
+    /// Before the first step.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub first: f64,
+    /// After the last.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub last: f64,
+}
+
+/// A step beside what was recorded of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TraceStep {
+    /// Mean loss per trained token, in nats.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub loss: f64,
+    /// The recorded one.
+    pub expected_loss: f64,
+    /// Norm of the gradient before clipping.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub grad_norm: f64,
+    /// The recorded one.
+    pub expected_grad_norm: f64,
+    /// Targets that counted.
+    pub tokens_trained: u64,
+    /// The recorded number.
+    pub expected_tokens_trained: u64,
+}

@@ -14,7 +14,7 @@ use crate::{
     TrainError,
     learner::Learner,
     optimizer::Update,
-    progress::{Stopwatch, peak_resident_bytes},
+    progress::{Stopwatch, peaks_of_ranks},
     schedule::learning_rate,
 };
 
@@ -53,9 +53,7 @@ pub fn bench(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchRep
         }
     }
 
-    let peaks = learner
-        .group
-        .gather_bytes(&peak_resident_bytes().to_le_bytes())?;
+    let peaks = peaks_of_ranks(learner.group)?;
     Ok(BenchReport {
         parameters: model.parameter_count() as u64,
         tokens_per_step: bench.plan.tokens_per_step,
@@ -64,10 +62,7 @@ pub fn bench(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchRep
         step_s,
         first_loss: losses[0],
         last_loss: losses[losses.len() - 1],
-        peak_memory_bytes: peaks
-            .iter()
-            .map(|bytes| bytes.as_slice().try_into().map_or(0, u64::from_le_bytes))
-            .collect(),
+        peak_memory_bytes: peaks,
     })
 }
 

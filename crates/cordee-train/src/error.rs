@@ -20,6 +20,9 @@ pub enum TrainError {
     /// An operator of the update refused.
     #[error(transparent)]
     Op(#[from] OpError),
+    /// A tensor could not be made of another.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
     /// Memory could not be had or seen.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -77,6 +80,14 @@ pub enum TrainError {
         /// What differs.
         why: String,
     },
+    /// A trace that cannot be replayed.
+    #[error("{path}: {why}", path = path.display())]
+    Trace {
+        /// The file, or the trace's directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Checkpoints would not fit on the disk.
     #[error("no room for {checkpoints} checkpoints in {path}: {needed} bytes needed, {free} free", path = path.display())]
     NoRoom {
@@ -104,7 +115,9 @@ impl TrainError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Diverged { .. } => ExitCode::Diverged,
-            Self::ForeignCheckpoint { .. } | Self::NothingTrained { .. } => ExitCode::Usage,
+            Self::ForeignCheckpoint { .. } | Self::NothingTrained { .. } | Self::Trace { .. } => {
+                ExitCode::Usage
+            }
             Self::NoRoom { .. } | Self::Memory(_) | Self::Model(ModelError::Memory(_)) => {
                 ExitCode::Environment
             }

@@ -19,10 +19,8 @@ mod progress;
 mod sample;
 mod schedule;
 mod state;
+mod trace;
 mod trainer;
-
-#[cfg(test)]
-mod golden;
 
 pub use bench::{Bench, bench};
 pub use checkpoints::load_parameters;
@@ -30,4 +28,5 @@ pub use error::TrainError;
 pub use sample::continue_text;
 pub use schedule::learning_rate;
 pub use state::TrainState;
+pub use trace::{Trace, replay};
 pub use trainer::{Run, train};

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use cordee_comm::{CommError, ProcessGroup};
+
 /// Adds up the seconds of one kind of work.
 #[derive(Debug, Default)]
 pub(crate) struct Stopwatch {
@@ -33,7 +35,7 @@ pub(crate) fn resident_bytes() -> u64 {
 }
 
 /// The most memory of this process that was ever resident, in bytes; 0 where the system does not say.
-pub(crate) fn peak_resident_bytes() -> u64 {
+fn peak_resident_bytes() -> u64 {
     // VmHWM of proc_pid_status(5); a program starts with its own count when it is executed.
     let kibibytes = std::fs::read_to_string("/proc/self/status")
         .ok()
@@ -44,4 +46,13 @@ pub(crate) fn peak_resident_bytes() -> u64 {
             line.split_whitespace().next()?.parse::<u64>().ok()
         });
     kibibytes.unwrap_or(0) * 1024
+}
+
+/// The most memory of each rank that was ever resident, in bytes, by rank.
+pub(crate) fn peaks_of_ranks(group: &mut dyn ProcessGroup) -> Result<Vec<u64>, CommError> {
+    let peaks = group.gather_bytes(&peak_resident_bytes().to_le_bytes())?;
+    Ok(peaks
+        .iter()
+        .map(|bytes| bytes.as_slice().try_into().map_or(0, u64::from_le_bytes))
+        .collect())
 }

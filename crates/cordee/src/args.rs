@@ -21,6 +21,9 @@ pub(crate) enum Command {
     /// Measure how fast this machine computes.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Compare what this machine computes with what is known to be right.
+    #[command(subcommand)]
+    Verify(VerifyCommand),
     /// Continue a prompt with a trained model.
     Generate(GenerateArgs),
     /// Show or check a config.
@@ -157,6 +160,36 @@ pub(crate) struct BenchTrainArgs {
     /// Peak of one worker's device in 10^12 operations a second, to compare with.
     #[arg(long, value_name = "X", value_parser = positive)]
     pub(crate) peak_tflops: Option<f64>,
+    /// Print one JSON object in place of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VerifyCommand {
+    /// Replay training steps that another implementation recorded, and compare loss, gradient norm
+    /// and logits. Ends with 0 where all are within their bounds, else with 1.
+    Trace(VerifyTraceArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyTraceArgs {
+    /// A directory with config.json, model.safetensors, batches.safetensors, trace.json and, for the
+    /// logits, logits.safetensors.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Worker processes; the rows of a micro-batch are dealt to them.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    pub(crate) workers: usize,
+    /// What a block's backward computes again.
+    #[arg(long, value_name = "WHAT", default_value = "none", value_parser = ["none", "full"])]
+    pub(crate) recompute: String,
+    /// Numbers to compute in.
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32"])]
+    pub(crate) precision: String,
+    /// Print every step too.
+    #[arg(long)]
+    pub(crate) steps: bool,
     /// Print one JSON object in place of a table.
     #[arg(long)]
     pub(crate) json: bool,

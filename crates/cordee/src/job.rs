@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use cordee_config::{Plan, TimeSpan};
+use cordee_config::{Plan, Recompute, TimeSpan};
 use serde::{Deserialize, Serialize};
 
 /// What every rank of a launch does, the same for all.
@@ -28,6 +28,7 @@ pub(crate) struct Job {
 pub(crate) enum Task {
     Train(TrainTask),
     Bench(BenchTask),
+    Trace(TraceTask),
 }
 
 /// Train a model.
@@ -50,6 +51,13 @@ pub(crate) struct BenchTask {
     pub(crate) vocab_size: usize,
     pub(crate) warmup: usize,
     pub(crate) steps: usize,
+}
+
+/// Compare training steps with recorded ones.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TraceTask {
+    pub(crate) dir: PathBuf,
+    pub(crate) recompute: Recompute,
 }
 
 impl Job {

@@ -265,13 +265,14 @@ fn files_stay_small() {
 }
 
 /// The files of the command line that work before there are ranks, and in a CUDA build without CUDA.
-const BEFORE_RANKS: [&str; 6] = [
+const BEFORE_RANKS: [&str; 7] = [
     "train.rs",
     "prepare.rs",
     "resume.rs",
     "config.rs",
     "ranks.rs",
     "bench.rs",
+    "verify.rs",
 ];
 
 #[test]

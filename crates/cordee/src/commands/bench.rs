@@ -22,7 +22,7 @@ pub(crate) fn run(command: &BenchCommand) -> Result<u8, Failure> {
     let job = Job::of(
         &plan,
         Task::Bench(BenchTask {
-            vocab_size: plan.config.data.vocab_size,
+            vocab_size: vocab_size(&plan),
             plan: plan.clone(),
             warmup: args.warmup,
             steps: args.steps,
@@ -53,8 +53,8 @@ fn plan(args: &BenchTrainArgs) -> Result<Plan, Failure> {
     if args.config.is_none() {
         sets.extend(
             [
-                "model={dim=288,layers=6,heads=6,ffn=768}",
-                "data={seq_len=256,vocab_size=32000}",
+                "model={vocab_size=32000,dim=288,layers=6,heads=6,ffn=768}",
+                "data.seq_len=256",
                 "data.sources=[{name=\"random\",path=\"random\"}]",
                 "train={global_batch_size=8,micro_batch_size=8}",
                 "schedule.kind=\"constant\"",
@@ -70,7 +70,7 @@ fn plan(args: &BenchTrainArgs) -> Result<Plan, Failure> {
         ("model.heads", args.heads),
         ("model.kv_heads", args.kv_heads),
         ("model.ffn", args.ffn),
-        ("data.vocab_size", args.vocab),
+        ("model.vocab_size", args.vocab),
         ("data.seq_len", args.seq),
         ("parallel.workers", args.workers),
         ("parallel.threads", args.threads),
@@ -118,6 +118,13 @@ fn plan(args: &BenchTrainArgs) -> Result<Plan, Failure> {
         sets.push(format!("train.micro_batch_size={}", batch / workers));
     }
     load(&sets)?.plan(default_workers).map_err(Failure::usage)
+}
+
+/// Tokens to draw from: the embedding's rows, if the config names them, or the vocabulary that it
+/// would train.
+fn vocab_size(plan: &Plan) -> usize {
+    let config = &plan.config;
+    config.model.vocab_size.unwrap_or(config.data.vocab_size)
 }
 
 /// A report and what it is of.
@@ -193,7 +200,7 @@ impl Measured<'_> {
         let (largest, all) = self.peak_memory();
         json!({
             "model": model,
-            "vocab_size": self.plan.config.data.vocab_size,
+            "vocab_size": vocab_size(self.plan),
             "seq_len": self.plan.config.data.seq_len,
             "batch": self.plan.global_batch_size,
             "micro_batch": self.plan.micro_batch_size,

@@ -8,6 +8,7 @@ mod prepare;
 mod ranks;
 mod resume;
 mod train;
+mod verify;
 mod worker;
 
 use crate::{args::Command, failure::Failure};
@@ -20,6 +21,7 @@ pub(crate) fn run(command: Command) -> Result<u8, Failure> {
         Command::Generate(args) => generate::run(&args),
         Command::Config(command) => config::run(&command),
         Command::Checkpoint(command) => checkpoint::run(&command),
+        Command::Verify(command) => verify::run(&command),
         Command::Worker => worker::run(),
     }
 }

@@ -16,12 +16,12 @@ use cordee_comm::{CommError, ProcessGroup, SharedMemoryGroup};
 use cordee_data::Corpus;
 use cordee_memory::SharedMemory;
 use cordee_protocol::{ExitCode, Failure as Report, WorkerEnvironment, WorkerMessage, names};
-use cordee_train::{Bench, Run, TrainError, bench, train};
+use cordee_train::{Bench, Run, Trace, TrainError, bench, replay, train};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 use crate::{
     failure::Failure,
-    job::{BenchTask, Job, Task, TrainTask},
+    job::{BenchTask, Job, Task, TraceTask, TrainTask},
 };
 
 /// Runs the rank. What goes wrong is told to the launcher, which shows it.
@@ -71,6 +71,7 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
     let done = match &job.task {
         Task::Train(task) => run_training(task, &mut group, messages, &stop),
         Task::Bench(task) => run_bench(task, &mut group, messages),
+        Task::Trace(task) => run_trace(task, &mut group, messages),
     };
     done.map_err(|error| {
         group.fail(&error.to_string());
@@ -116,6 +117,22 @@ fn run_bench(
     let report = bench(&measured, group)?;
     if group.rank() == 0 {
         messages.send(&WorkerMessage::Bench(report));
+    }
+    Ok(ExitCode::Done)
+}
+
+fn run_trace(
+    task: &TraceTask,
+    group: &mut dyn ProcessGroup,
+    messages: &Messages,
+) -> Result<ExitCode, TrainError> {
+    let trace = Trace {
+        dir: &task.dir,
+        recompute: task.recompute,
+    };
+    let report = replay(&trace, group)?;
+    if group.rank() == 0 {
+        messages.send(&WorkerMessage::Trace(report));
     }
     Ok(ExitCode::Done)
 }

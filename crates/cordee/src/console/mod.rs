@@ -134,7 +134,10 @@ impl Console {
                 self.screen.remove_bar();
                 format!("\n{}", summary::summary(summary))
             }
-            WorkerMessage::Warning { .. } | WorkerMessage::Failed(_) | WorkerMessage::Bench(_) => {
+            WorkerMessage::Warning { .. }
+            | WorkerMessage::Failed(_)
+            | WorkerMessage::Bench(_)
+            | WorkerMessage::Trace(_) => {
                 return;
             }
         };

@@ -10,3 +10,4 @@ mod fixture;
 mod interruption;
 mod output;
 mod resume;
+mod verify;

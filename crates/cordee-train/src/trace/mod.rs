@@ -1,0 +1,165 @@
+//! Training steps that another implementation computed, computed again.
+
+mod recorded;
+
+use std::{ops::Range, path::Path};
+
+use candle_core::DType;
+use cordee_comm::ProcessGroup;
+use cordee_config::{Recompute, hugging_face};
+use cordee_data::DataError;
+use cordee_model::{Context, Model, Weights};
+use cordee_protocol::{LogitsDifference, TraceReport, TraceStep};
+use safetensors::{Dtype, SafeTensors};
+
+use self::recorded::{Recorded, refused};
+use crate::{TrainError, learner::Learner, optimizer::Update, progress::peaks_of_ranks};
+
+/// A trace to replay.
+pub struct Trace<'a> {
+    /// The directory: `config.json`, `model.safetensors`, `batches.safetensors`, `trace.json` and,
+    /// if logits are to be compared, `logits.safetensors`.
+    pub dir: &'a Path,
+    /// What backwards compute again.
+    pub recompute: Recompute,
+}
+
+/// Replays a trace with the steps of training. The rows of each micro-batch are dealt to the ranks
+/// of `group`, which all call this with the same `trace` and get the same report.
+pub fn replay(trace: &Trace<'_>, group: &mut dyn ProcessGroup) -> Result<TraceReport, TrainError> {
+    let recorded = Recorded::read(trace.dir)?;
+    let (rank, world) = (group.rank(), group.world_size());
+    if world > recorded.rows {
+        let why = format!(
+            "its micro-batches have {} rows, which cannot be dealt to {world} ranks",
+            recorded.rows
+        );
+        return Err(refused(trace.dir, why));
+    }
+    // The logits are behind all tokens of a row, of which training never sees the last.
+    let model = model(trace.dir, recorded.seq_len + 1)?;
+    let mut learner = Learner::new(&model, trace.recompute, group)?;
+    load_weights(trace.dir, &mut learner)?;
+
+    let before = last_logits(&learner, &recorded)?;
+    let rows = rank * recorded.rows / world..(rank + 1) * recorded.rows / world;
+    let steps = (0..recorded.steps.len())
+        .map(|index| step(&mut learner, &recorded, index, &rows))
+        .collect::<Result<_, _>>()?;
+    let after = last_logits(&learner, &recorded)?;
+    Ok(TraceReport {
+        steps,
+        logits: recorded.logits.map(|logits| LogitsDifference {
+            first: difference(&before, &logits.first),
+            last: difference(&after, &logits.last),
+        }),
+        peak_memory_bytes: peaks_of_ranks(learner.group)?,
+    })
+}
+
+/// One step on this rank's rows.
+fn step(
+    learner: &mut Learner<'_>,
+    recorded: &Recorded,
+    index: usize,
+    rows: &Range<usize>,
+) -> Result<TraceStep, TrainError> {
+    let first = index * recorded.micro_batches;
+    let batches = (first..first + recorded.micro_batches)
+        .map(|micro_batch| Ok::<_, DataError>(recorded.batch(micro_batch, rows.clone())));
+    let sums = learner.accumulate(batches, false)?;
+    if let Some(id) = learner.engine.untouched() {
+        return Err(TrainError::MissingGradient {
+            parameter: learner.model.parameters()[id].name.clone(),
+            why: "no backward reached it",
+        });
+    }
+    let grad_norm = learner.gradient_norm(&sums)?;
+    let expected = &recorded.steps[index];
+    let update = Update {
+        step: index as u64 + 1,
+        lr: expected.lr,
+        tokens_trained: sums.tokens_trained,
+    };
+    learner.update(&recorded.optimizer, &update, grad_norm)?;
+    Ok(TraceStep {
+        loss: sums.loss(),
+        expected_loss: expected.loss,
+        grad_norm,
+        expected_grad_norm: expected.grad_norm,
+        tokens_trained: sums.tokens_trained as u64,
+        expected_tokens_trained: expected.tokens_trained,
+    })
+}
+
+/// The largest difference of a logit from the recorded one, as a share of the largest recorded one.
+fn difference(found: &[f32], expected: &[f32]) -> f64 {
+    if found.len() != expected.len() {
+        return f64::NAN;
+    }
+    // A NaN must not be passed over, as `f32::max` would.
+    let larger = |most: f32, x: f32| if most.is_nan() || x <= most { most } else { x };
+    let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    let scale = expected.iter().map(|x| x.abs()).fold(0.0, larger);
+    f64::from(differences.fold(0.0, larger) / scale)
+}
+
+/// The logits behind the last token of each probed row, `rows × vocabulary`.
+fn last_logits(learner: &Learner<'_>, recorded: &Recorded) -> Result<Vec<f32>, TrainError> {
+    let (rows, len) = (recorded.rows, recorded.seq_len + 1);
+    let context = Context {
+        rows,
+        seq_len: len,
+        inputs: recorded.probe(),
+        targets: &[],
+        loss_mask: None,
+    };
+    let model = learner.model;
+    let parameters = learner.state.parameter_views()?;
+    let x = model.forward(&context, &parameters, drop)?;
+    let head = model.segments() - 1;
+    let behind_last = || {
+        x.reshape((rows, len, ()))?
+            .narrow(1, len - 1, 1)?
+            .squeeze(1)
+    };
+    let weights = Weights::new(&parameters, model.ids(head));
+    let logits = model.head.logits(weights, &behind_last()?.contiguous()?)?;
+    Ok(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}
+
+/// The model that `config.json` describes.
+fn model(dir: &Path, max_seq_len: usize) -> Result<Model, TrainError> {
+    let path = dir.join(hugging_face::CONFIG_FILE);
+    let text = std::fs::read_to_string(&path).map_err(|error| refused(&path, error.to_string()))?;
+    let shape = hugging_face::from_json(&text).map_err(|error| {
+        let hint = error
+            .hint()
+            .map_or_else(String::new, |hint| format!("; {hint}"));
+        refused(&path, format!("{error}{hint}"))
+    })?;
+    let vocab_size = shape.vocab_size.expect("a config.json has one");
+    Ok(Model::new(&shape, vocab_size, max_seq_len)?)
+}
+
+fn load_weights(dir: &Path, learner: &mut Learner<'_>) -> Result<(), TrainError> {
+    let path = dir.join("model.safetensors");
+    let wrong = |error: &dyn std::fmt::Display| refused(&path, error.to_string());
+    let file = std::fs::read(&path).map_err(|error| wrong(&error))?;
+    let weights = SafeTensors::deserialize(&file).map_err(|error| wrong(&error))?;
+    let state = &mut learner.state;
+    for slot in state.layout.slots() {
+        let tensor = weights.tensor(slot.name()).map_err(|error| wrong(&error))?;
+        if tensor.dtype() != Dtype::F32 || tensor.shape() != slot.shape() {
+            return Err(wrong(&format!(
+                "`{}` is not F32 {:?}",
+                slot.name(),
+                slot.shape()
+            )));
+        }
+        let bytes = tensor.data();
+        let start = slot.offset() * 4;
+        state.parameters.as_mut_bytes()[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! Training steps held against those that PyTorch recorded.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use crate::fixture::Fixture;
+
+/// The recorded families.
+fn traces() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cordee-train/tests/golden");
+    let entries = fs::read_dir(folder).unwrap();
+    let mut traces: Vec<PathBuf> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap() == "llama")
+        .collect();
+    traces.sort();
+    assert!(!traces.is_empty());
+    traces
+}
+
+/// Replays a trace that must agree; returns its steps.
+fn verified(trace: &Path, more: &[&str]) -> Value {
+    let trace = trace.to_str().unwrap();
+    let arguments = [&["verify", "trace", trace, "--json"], more].concat();
+    let finished = Fixture::new().run(&arguments).expect(0);
+    let report: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!(report["passed"], true);
+    assert_eq!(report["steps"].as_array().unwrap().len(), 20);
+    assert_eq!(report["compared"].as_object().unwrap().len(), 5, "{trace}");
+    report["steps"].clone()
+}
+
+#[test]
+fn every_family_trains_as_in_pytorch_whatever_is_computed_again() {
+    for trace in traces() {
+        for workers in ["1", "2"] {
+            let steps = |recompute| {
+                let arguments = ["--workers", workers, "--recompute", recompute];
+                verified(&trace, &arguments)
+            };
+            let kept = steps("none");
+            assert_eq!(kept, steps("full"), "{}", trace.display());
+        }
+    }
+}
+
+#[test]
+fn rows_need_not_be_shared_out_evenly() {
+    let traces = traces();
+    verified(&traces[0], &["--workers", "3"]);
+    verified(&traces[0], &["--workers", "4"]);
+}
+
+/// A copy of a trace whose `trace.json` is another.
+fn altered(fixture: &Fixture, alter: impl FnOnce(&mut Value)) -> String {
+    let copy = fixture.path("trace");
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(&traces()[0]).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
+    }
+    let file = copy.join("trace.json");
+    let mut trace = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    alter(&mut trace);
+    fs::write(&file, trace.to_string()).unwrap();
+    copy.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_loss_that_differs_is_found() {
+    let fixture = Fixture::new();
+    let trace = altered(&fixture, |trace| {
+        let loss = &mut trace["trace"][7]["loss"];
+        *loss = (loss.as_f64().unwrap() * (1.0 + 5e-6)).into();
+    });
+    let found = fixture.run(&["verify", "trace", &trace]).expect(1).stdout;
+    assert!(
+        found.contains("too far") && found.contains("different:"),
+        "{found}"
+    );
+}
+
+#[test]
+fn what_cannot_be_replayed_is_refused() {
+    let fixture = Fixture::new();
+    let trace = altered(&fixture, |trace| trace["optimizer"]["kind"] = "lion".into());
+    let refused = fixture.run(&["verify", "trace", &trace]);
+    refused.expect(2).says(&["trace.json", "`lion`", "`adamw`"]);
+    let trace = traces()[0].to_str().unwrap().to_owned();
+    let refused = fixture.run(&["verify", "trace", &trace, "--workers", "5"]);
+    refused.expect(2).says(&["4 rows", "5 ranks"]);
+    let refused = fixture.run(&["verify", "trace", "nowhere"]);
+    refused.expect(2).says(&["nowhere"]);
+}
