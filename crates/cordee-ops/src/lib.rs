@@ -33,6 +33,7 @@ mod sequences;
 pub mod swiglu;
 #[cfg(test)]
 mod testing;
+pub mod timing;
 
 pub use error::{OpError, Result};
 pub use sequences::Sequences;

@@ -8,6 +8,7 @@ use cordee_memory::{DType, View, ViewMut};
 use crate::{
     error::{OpError, Result},
     float::Float,
+    timing::{self, Pass, Scope},
 };
 
 /// Calls a function generic over [`Float`] with the type that a [`DType`] names.
@@ -85,6 +86,11 @@ impl<T: Float> Deref for Locked<'_, T> {
 }
 
 impl Operator {
+    /// Times the call that holds the result.
+    pub(crate) fn timed(self, pass: Pass) -> Scope {
+        timing::scope(self.0, pass)
+    }
+
     fn dtype_error<T: Float>(self, operand: &'static str, found: &str) -> OpError {
         let expected = <T as cordee_memory::Element>::DTYPE.name();
         OpError::DType {

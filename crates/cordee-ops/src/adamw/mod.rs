@@ -9,6 +9,7 @@ use cordee_memory::{View, ViewMut};
 use crate::{
     error::{OpError, Result},
     operand::{Operator, with_float},
+    timing::Pass,
 };
 
 const OP: Operator = Operator("adamw");
@@ -47,6 +48,7 @@ pub struct State<'a> {
 /// One step over a range of parameters. Every element is updated on its own, so any division into
 /// ranges gives the same bits.
 pub fn step(state: State<'_>, gradients: View<'_>, hyper: &AdamW) -> Result<()> {
+    let _timed = OP.timed(Pass::Update);
     if hyper.step == 0 {
         return Err(OpError::Argument {
             op: OP.0,

@@ -21,6 +21,7 @@ use crate::{
     float::Float,
     operand::{Operand, Operator, with_float},
     sequences::Sequences,
+    timing::Pass,
 };
 
 const OP: Operator = Operator("attention");
@@ -65,6 +66,7 @@ pub struct Gradients {
 
 /// softmax(scale q k^T) v, each token over those it sees.
 pub fn forward(inputs: &Inputs<'_>) -> Result<Attended> {
+    let _timed = OP.timed(Pass::Forward);
     let sizes = Sizes::of(inputs)?;
     with_float!(sizes.dtype, T => {
         let operands = Operands::<T>::read(inputs, &sizes)?;
@@ -80,6 +82,7 @@ pub fn forward(inputs: &Inputs<'_>) -> Result<Attended> {
 /// The gradients of the inputs from `dout`, the gradient of the output, and from what the forward
 /// returned.
 pub fn backward(dout: &Tensor, inputs: &Inputs<'_>, attended: &Attended) -> Result<Gradients> {
+    let _timed = OP.timed(Pass::Backward);
     let sizes = Sizes::of(inputs)?;
     with_float!(sizes.dtype, T => {
         let operands = Operands::<T>::read(inputs, &sizes)?;

@@ -11,6 +11,7 @@ use crate::{
     error::{OpError, Result},
     float::Float,
     operand::{Operator, with_float},
+    timing::Pass,
 };
 
 const OP: Operator = Operator("embedding");
@@ -18,6 +19,7 @@ const OP: Operator = Operator("embedding");
 /// Rows of `weight` `[vocab, dim]` for `tokens` `[n]`, times `scale`: `[n, dim]`. Gemma's `scale` is
 /// the root of `dim`, that of most others 1.
 pub fn forward(tokens: &[u32], weight: View<'_>, scale: f64) -> Result<Tensor> {
+    let _timed = OP.timed(Pass::Forward);
     let [vocab, dim] = OP.sizes("weight", weight.shape(), "[vocab, dim]")?;
     OP.expect_tokens(tokens, vocab, |_| true)?;
     check_scale(scale)?;
@@ -30,6 +32,7 @@ pub fn forward(tokens: &[u32], weight: View<'_>, scale: f64) -> Result<Tensor> {
 /// Adds each row of `dy` `[n, dim]`, times `scale`, to the row of `dweight` `[vocab, dim]` that its token names.
 /// Rows of a token that occurs often are added in the order of its occurrences.
 pub fn backward(tokens: &[u32], dy: &Tensor, scale: f64, dweight: &mut ViewMut<'_>) -> Result<()> {
+    let _timed = OP.timed(Pass::Backward);
     let [vocab, dim] = OP.sizes("dweight", dweight.shape(), "[vocab, dim]")?;
     OP.expect_tokens(tokens, vocab, |_| true)?;
     check_scale(scale)?;

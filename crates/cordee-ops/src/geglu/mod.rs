@@ -10,12 +10,14 @@ use crate::{
     error::Result,
     gelu::{Approximation, curve},
     operand::{Operator, with_float},
+    timing::Pass,
 };
 
 const OP: Operator = Operator("geglu");
 
 /// gelu(`gate`) * `up`, element by element, for two tensors of one shape.
 pub fn forward(gate: &Tensor, up: &Tensor, approximation: Approximation) -> Result<Tensor> {
+    let _timed = OP.timed(Pass::Forward);
     let shape = gate.dims();
     with_float!(OP.dtype("gate", gate)?, T => {
         let gate = OP.tensor::<T>("gate", gate, shape)?;
@@ -36,6 +38,7 @@ pub fn backward(
     up: &Tensor,
     approximation: Approximation,
 ) -> Result<(Tensor, Tensor)> {
+    let _timed = OP.timed(Pass::Backward);
     let shape = gate.dims();
     with_float!(OP.dtype("gate", gate)?, T => {
         let dy = OP.tensor::<T>("dy", dy, shape)?;

@@ -11,6 +11,7 @@ use candle_core::Tensor;
 use crate::{
     error::Result,
     operand::{Operator, with_float},
+    timing::Pass,
 };
 
 const OP: Operator = Operator("gelu");
@@ -27,6 +28,7 @@ pub enum Approximation {
 
 /// The unit of each element of `x`, of any shape.
 pub fn forward(x: &Tensor, approximation: Approximation) -> Result<Tensor> {
+    let _timed = OP.timed(Pass::Forward);
     let shape = x.dims();
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, shape)?;
@@ -41,6 +43,7 @@ pub fn forward(x: &Tensor, approximation: Approximation) -> Result<Tensor> {
 
 /// The gradient of `x`, of one shape with `dy`. Nothing of the forward is needed.
 pub fn backward(dy: &Tensor, x: &Tensor, approximation: Approximation) -> Result<Tensor> {
+    let _timed = OP.timed(Pass::Backward);
     let shape = x.dims();
     with_float!(OP.dtype("x", x)?, T => {
         let dy = OP.tensor::<T>("dy", dy, shape)?;

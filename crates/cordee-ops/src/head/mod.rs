@@ -15,6 +15,7 @@ use crate::{
     error::Result,
     linear,
     operand::{Operator, with_float},
+    timing::Pass,
 };
 
 const OP: Operator = Operator("head");
@@ -70,11 +71,13 @@ impl LossSum {
 /// All logits, `[n, vocab]`, of `x` `[n, dim]` with `weight` `[vocab, dim]`: for generation, where
 /// n is small.
 pub fn logits(x: &Tensor, weight: View<'_>) -> Result<Tensor> {
+    let _timed = OP.timed(Pass::Forward);
     linear::forward(x, weight, None)
 }
 
 /// The loss of `x` `[n, dim]` with `weight` `[vocab, dim]`, without gradients.
 pub fn loss(x: &Tensor, weight: View<'_>, targets: &Targets<'_>) -> Result<LossSum> {
+    let _timed = OP.timed(Pass::Forward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     let [vocab, _] = OP.sizes("weight", weight.shape(), "[vocab, dim]")?;
     targets.check(n, vocab)?;
@@ -95,6 +98,7 @@ pub fn loss_and_gradient(
     targets: &Targets<'_>,
     dweight: &mut ViewMut<'_>,
 ) -> Result<(LossSum, Tensor)> {
+    let _timed = OP.timed(Pass::Backward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     let [vocab, _] = OP.sizes("weight", weight.shape(), "[vocab, dim]")?;
     targets.check(n, vocab)?;

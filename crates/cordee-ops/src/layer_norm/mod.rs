@@ -14,6 +14,7 @@ use cordee_memory::{View, ViewMut};
 use crate::{
     error::{OpError, Result},
     operand::{Operator, with_float},
+    timing::Pass,
 };
 
 const OP: Operator = Operator("layer_norm");
@@ -31,6 +32,7 @@ pub struct Normed {
 
 /// Normalises the rows of `x` `[n, dim]` with gains `weight` and `bias`, `[dim]` each.
 pub fn forward(x: &Tensor, weight: View<'_>, bias: View<'_>, eps: f64) -> Result<Normed> {
+    let _timed = OP.timed(Pass::Forward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     check_eps(eps)?;
     with_float!(OP.dtype("x", x)?, T => {
@@ -58,6 +60,7 @@ pub fn forward_residual(
     bias: View<'_>,
     eps: f64,
 ) -> Result<(Tensor, Normed)> {
+    let _timed = OP.timed(Pass::Forward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &[n, dim])?;
@@ -92,6 +95,7 @@ pub fn backward(
     dweight: &mut ViewMut<'_>,
     dbias: &mut ViewMut<'_>,
 ) -> Result<Tensor> {
+    let _timed = OP.timed(Pass::Backward);
     let [n, dim] = OP.sizes("x", inputs.x.dims(), "[n, dim]")?;
     with_float!(OP.dtype("x", inputs.x)?, T => {
         let dy = OP.tensor::<T>("dy", inputs.dy, &[n, dim])?;

@@ -10,6 +10,7 @@ use cordee_memory::{View, ViewMut};
 use crate::{
     error::{OpError, Result},
     operand::{Operator, with_float},
+    timing::Pass,
 };
 
 const OP: Operator = Operator("linear");
@@ -17,6 +18,7 @@ const OP: Operator = Operator("linear");
 /// Multiplies `x` `[n, in]` by the transpose of `weight` `[out, in]` and adds `bias` `[out]` to each
 /// row: `[n, out]`.
 pub fn forward(x: &Tensor, weight: View<'_>, bias: Option<View<'_>>) -> Result<Tensor> {
+    let _timed = OP.timed(Pass::Forward);
     let [n, input] = OP.sizes("x", x.dims(), "[n, in]")?;
     let [output, _] = OP.sizes("weight", weight.shape(), "[out, in]")?;
     with_float!(OP.dtype("x", x)?, T => {
@@ -36,6 +38,7 @@ pub fn backward(
     weight: View<'_>,
     dweight: &mut ViewMut<'_>,
 ) -> Result<Tensor> {
+    let _timed = OP.timed(Pass::Backward);
     // First what only returns: a call that is refused leaves `dweight` as it was.
     let dx = backward_input(&[Branch { dy, weight }])?;
     backward_weight(dy, x, dweight)?;
@@ -45,6 +48,7 @@ pub fn backward(
 /// Adds the weight's gradient dy^T x to `dweight` `[out, in]`, for `dy` `[n, out]` and `x`
 /// `[n, in]`.
 pub fn backward_weight(dy: &Tensor, x: &Tensor, dweight: &mut ViewMut<'_>) -> Result<()> {
+    let _timed = OP.timed(Pass::Backward);
     let [n, input] = OP.sizes("x", x.dims(), "[n, in]")?;
     let [output, _] = OP.sizes("dweight", dweight.shape(), "[out, in]")?;
     with_float!(OP.dtype("x", x)?, T => {
@@ -58,6 +62,7 @@ pub fn backward_weight(dy: &Tensor, x: &Tensor, dweight: &mut ViewMut<'_>) -> Re
 
 /// Adds the bias's gradient, the sum of the rows of `dy` `[n, out]`, to `dbias` `[out]`.
 pub fn backward_bias(dy: &Tensor, dbias: &mut ViewMut<'_>) -> Result<()> {
+    let _timed = OP.timed(Pass::Backward);
     let [n, output] = OP.sizes("dy", dy.dims(), "[n, out]")?;
     with_float!(OP.dtype("dy", dy)?, T => {
         let dy = OP.tensor::<T>("dy", dy, &[n, output])?;
@@ -79,6 +84,7 @@ pub struct Branch<'a> {
 /// The gradient `[n, in]` of an input that all `branches` read, such as queries, keys and values
 /// or gate and up: the sum of their dy W, in their order, with no pass of its own for the additions.
 pub fn backward_input(branches: &[Branch<'_>]) -> Result<Tensor> {
+    let _timed = OP.timed(Pass::Backward);
     let Some(first) = branches.first() else {
         return Err(OpError::Argument {
             op: OP.0,

@@ -11,6 +11,7 @@ use cordee_memory::ViewMut;
 use crate::{
     error::{OpError, Result},
     operand::{Operator, with_float},
+    timing::Pass,
 };
 
 const OP: Operator = Operator("random");
@@ -47,6 +48,7 @@ impl Stream {
 /// Fills `values` with normal deviates of mean 0 and standard deviation `std`, element i from the
 /// i-th number of the stream.
 pub fn normal_fill(values: &mut ViewMut<'_>, stream: Stream, std: f64) -> Result<()> {
+    let _timed = OP.timed(Pass::Forward);
     if !(std.is_finite() && std >= 0.0) {
         let expected = "a number that is 0 or more";
         return Err(OpError::Argument {

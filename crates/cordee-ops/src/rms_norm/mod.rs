@@ -14,6 +14,7 @@ use crate::{
     error::{OpError, Result},
     float::Float,
     operand::{Operator, with_float},
+    timing::Pass,
 };
 
 const OP: Operator = Operator("rms_norm");
@@ -57,6 +58,7 @@ pub struct Normed {
 
 /// Normalises the rows of `x` `[n, dim]`; `weight` `[dim]` holds the gains.
 pub fn forward(x: &Tensor, weight: View<'_>, norm: Norm) -> Result<Normed> {
+    let _timed = OP.timed(Pass::Forward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     norm.check()?;
     with_float!(OP.dtype("x", x)?, T => {
@@ -76,6 +78,7 @@ pub fn forward_residual(
     weight: View<'_>,
     norm: Norm,
 ) -> Result<(Tensor, Normed)> {
+    let _timed = OP.timed(Pass::Forward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     norm.check()?;
     with_float!(OP.dtype("x", x)?, T => {
@@ -109,6 +112,7 @@ pub struct Backward<'a> {
 /// The gradient of `x` `[n, dim]`, that of the residual stream included; the gains' gradient is
 /// added to `dweight` `[dim]`.
 pub fn backward(inputs: &Backward<'_>, dweight: &mut ViewMut<'_>) -> Result<Tensor> {
+    let _timed = OP.timed(Pass::Backward);
     let [n, dim] = OP.sizes("x", inputs.x.dims(), "[n, dim]")?;
     with_float!(OP.dtype("x", inputs.x)?, T => {
         let dy = OP.tensor::<T>("dy", inputs.dy, &[n, dim])?;

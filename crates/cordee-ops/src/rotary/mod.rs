@@ -15,6 +15,7 @@ use crate::{
     float::Float,
     operand::{Operator, with_float},
     sequences::Sequences,
+    timing::Pass,
 };
 
 const OP: Operator = Operator("rotary");
@@ -22,11 +23,13 @@ const OP: Operator = Operator("rotary");
 /// Rotates every head of `x` `[tokens, heads, head_dim]` by the position of its token in its
 /// sequence.
 pub fn apply(x: &Tensor, sequences: Sequences<'_>, table: &Table) -> Result<Tensor> {
+    let _timed = OP.timed(Pass::Forward);
     rotate(x, sequences, table, 1.0)
 }
 
 /// The gradient of the input of [`apply`] from that of its output: the rotation back.
 pub fn apply_backward(dy: &Tensor, sequences: Sequences<'_>, table: &Table) -> Result<Tensor> {
+    let _timed = OP.timed(Pass::Backward);
     rotate(dy, sequences, table, -1.0)
 }
 

@@ -10,12 +10,14 @@ use candle_core::Tensor;
 use crate::{
     error::Result,
     operand::{Operator, with_float},
+    timing::Pass,
 };
 
 const OP: Operator = Operator("swiglu");
 
 /// silu(`gate`) * `up`, element by element, for two tensors of one shape.
 pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    let _timed = OP.timed(Pass::Forward);
     let shape = gate.dims();
     with_float!(OP.dtype("gate", gate)?, T => {
         let gate = OP.tensor::<T>("gate", gate, shape)?;
@@ -26,6 +28,7 @@ pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 
 /// The gradients of `gate` and `up`, all of one shape with `dy`. The activation is computed anew.
 pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tensor)> {
+    let _timed = OP.timed(Pass::Backward);
     let shape = gate.dims();
     with_float!(OP.dtype("gate", gate)?, T => {
         let dy = OP.tensor::<T>("dy", dy, shape)?;

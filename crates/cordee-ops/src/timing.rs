@@ -1,0 +1,179 @@
+//! Where the time goes: a stopwatch of each thread, by operator and pass.
+//!
+//! It is off unless [`start`] was called on the thread that calls the operators; off, it costs them
+//! one look at a thread-local flag.
+
+use std::{
+    cell::{Cell, RefCell},
+    time::{Duration, Instant},
+};
+
+/// What part of a step a call belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// From inputs to outputs.
+    Forward,
+    /// From gradients of outputs to those of inputs and parameters. The head's loss with its
+    /// gradient, which is both in one, counts here.
+    Backward,
+    /// After all gradients are there: their norm, and the optimizer.
+    Update,
+}
+
+impl Pass {
+    /// Its name, in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Backward => "backward",
+            Self::Update => "update",
+        }
+    }
+}
+
+/// The calls of one operator in one pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Entry {
+    /// Name of the operator.
+    pub operator: &'static str,
+    /// The pass.
+    pub pass: Pass,
+    /// How often it was called.
+    pub calls: u64,
+    /// Wall time of all calls together.
+    pub seconds: f64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Off,
+    /// On, outside of any operator.
+    Ready,
+    /// On, inside an operator: what it calls is part of it.
+    Inside,
+}
+
+thread_local! {
+    static STATE: Cell<State> = const { Cell::new(State::Off) };
+    static TOTALS: RefCell<Vec<Total>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Total {
+    operator: &'static str,
+    pass: Pass,
+    calls: u64,
+    time: Duration,
+}
+
+/// Starts the stopwatch of this thread from nothing.
+pub fn start() {
+    TOTALS.take();
+    STATE.set(State::Ready);
+}
+
+/// Stops it, and returns what was called since [`start`], in the order of the first calls. Empty
+/// where it was not started.
+pub fn take() -> Vec<Entry> {
+    STATE.set(State::Off);
+    let entry = |total: Total| Entry {
+        operator: total.operator,
+        pass: total.pass,
+        calls: total.calls,
+        seconds: total.time.as_secs_f64(),
+    };
+    TOTALS.take().into_iter().map(entry).collect()
+}
+
+/// Times a call until it is dropped.
+#[must_use]
+pub(crate) struct Scope {
+    operator: &'static str,
+    pass: Pass,
+    started: Option<Instant>,
+}
+
+/// Begins the time of a call, unless the stopwatch is off or another call has begun.
+#[inline]
+pub(crate) fn scope(operator: &'static str, pass: Pass) -> Scope {
+    let started = (STATE.get() == State::Ready).then(|| {
+        STATE.set(State::Inside);
+        Instant::now()
+    });
+    Scope {
+        operator,
+        pass,
+        started,
+    }
+}
+
+impl Drop for Scope {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(started) = self.started {
+            self.add(started.elapsed());
+            STATE.set(State::Ready);
+        }
+    }
+}
+
+impl Scope {
+    fn add(&self, time: Duration) {
+        TOTALS.with_borrow_mut(|totals| {
+            let same =
+                |total: &&mut Total| (total.operator, total.pass) == (self.operator, self.pass);
+            match totals.iter_mut().find(same) {
+                Some(total) => {
+                    total.calls += 1;
+                    total.time += time;
+                }
+                None => totals.push(Total {
+                    operator: self.operator,
+                    pass: self.pass,
+                    calls: 1,
+                    time,
+                }),
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{thread::sleep, time::Duration};
+
+    use super::{Pass, scope, start, take};
+
+    #[test]
+    fn calls_are_counted_for_the_outermost() {
+        let outer = || {
+            let _timed = scope("outer", Pass::Forward);
+            let _nested = scope("inner", Pass::Forward);
+            sleep(Duration::from_millis(2));
+        };
+        outer();
+        start();
+        outer();
+        outer();
+        drop(scope("inner", Pass::Backward));
+        let entries = take();
+        let counted: Vec<_> = entries
+            .iter()
+            .map(|e| (e.operator, e.pass, e.calls))
+            .collect();
+        let expected = [("outer", Pass::Forward, 2), ("inner", Pass::Backward, 1)];
+        assert_eq!(counted, expected);
+        assert!((0.004..1.0).contains(&entries[0].seconds), "{entries:?}");
+        outer();
+        assert!(take().is_empty(), "it went on after it was stopped");
+    }
+
+    #[test]
+    fn each_start_begins_from_nothing() {
+        start();
+        drop(scope("first", Pass::Forward));
+        start();
+        drop(scope("second", Pass::Update));
+        let entries = take();
+        assert_eq!((entries.len(), entries[0].operator), (1, "second"));
+    }
+}
