@@ -1,6 +1,8 @@
 //! Typed windows into a buffer. What they point at stays hidden: memory of a device will be
 //! another kind behind the same types.
 
+use std::ops::Range;
+
 use crate::{DType, Element, MemoryError, Result};
 
 /// Most dimensions of a view; no weight of a transformer has more.
@@ -40,6 +42,23 @@ impl Shape {
 
     fn as_slice(&self) -> &[usize] {
         &self.sizes[..self.dimensions]
+    }
+
+    /// The bytes of some of the rows, out of `bytes`, and their shape.
+    fn rows(self, rows: Range<usize>, bytes: usize) -> Result<(Range<usize>, Self)> {
+        let count = self.as_slice().first().copied().unwrap_or(0);
+        if rows.start > rows.end || rows.end > count {
+            return Err(MemoryError::Range {
+                range: rows,
+                len: count,
+            });
+        }
+        let row = bytes.checked_div(count).unwrap_or(0);
+        let mut shape = self;
+        if let Some(first) = shape.sizes.first_mut() {
+            *first = rows.len();
+        }
+        Ok((rows.start * row..rows.end * row, shape))
     }
 }
 
@@ -107,6 +126,16 @@ impl<'a> View<'a> {
     /// The elements as bytes of this machine.
     pub fn as_bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// Those of the first dimension that `rows` counts; a scalar has none.
+    pub fn rows(&self, rows: Range<usize>) -> Result<View<'a>> {
+        let (bytes, shape) = self.shape.rows(rows, self.bytes.len())?;
+        Ok(Self {
+            bytes: &self.bytes[bytes],
+            dtype: self.dtype,
+            shape,
+        })
     }
 }
 
@@ -187,6 +216,16 @@ impl<'a> ViewMut<'a> {
             dtype: self.dtype,
             shape: self.shape,
         }
+    }
+
+    /// Those of the first dimension that `rows` counts, to write; a scalar has none.
+    pub fn rows_mut(&mut self, rows: Range<usize>) -> Result<ViewMut<'_>> {
+        let (bytes, shape) = self.shape.rows(rows, self.bytes.len())?;
+        Ok(ViewMut {
+            bytes: &mut self.bytes[bytes],
+            dtype: self.dtype,
+            shape,
+        })
     }
 
     /// Sets every element to zero.

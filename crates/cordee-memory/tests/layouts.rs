@@ -210,3 +210,20 @@ fn too_much_is_an_error_with_numbers() {
     let error = Buffer::zeroed(DType::F64, usize::MAX / 8).unwrap_err();
     assert!(matches!(error, MemoryError::TooLarge { .. }), "{error:?}");
 }
+
+#[test]
+fn rows_of_a_view_are_a_view() {
+    let mut elements = [0.0_f32, 1.0, 2.0, 3.0, 4.0, 5.0];
+    let view = View::from_slice(&elements, &[3, 2]).unwrap();
+    let rows = view.rows(1..3).unwrap();
+    assert_eq!(rows.shape(), [2, 2]);
+    assert_eq!(rows.as_slice::<f32>().unwrap(), [2.0, 3.0, 4.0, 5.0]);
+    assert!(view.rows(3..3).unwrap().is_empty());
+    assert!(view.rows(2..4).is_err());
+
+    let mut view = ViewMut::from_slice(&mut elements, &[6]).unwrap();
+    let mut rows = view.rows_mut(4..5).unwrap();
+    rows.as_mut_slice::<f32>().unwrap()[0] = 9.0;
+    assert!(view.rows_mut(0..7).is_err());
+    assert_eq!(elements[3..], [3.0, 9.0, 5.0]);
+}

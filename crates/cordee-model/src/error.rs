@@ -16,22 +16,16 @@ pub enum ModelError {
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
     /// A segment was handed what another one had kept.
-    #[error("backward of {segment} was given {found} saved tensors, it keeps {expected}")]
+    #[error("backward of {segment} was given what it did not keep")]
     Saved {
         /// The segment.
         segment: &'static str,
-        /// How many it keeps.
-        expected: usize,
-        /// How many came.
-        found: usize,
     },
     /// A batch whose sizes do not agree.
-    #[error("batch of {rows} rows of {seq_len} tokens, but {found} {what}")]
+    #[error("batch of {tokens} tokens, but {found} {what}")]
     Batch {
-        /// Sequences.
-        rows: usize,
-        /// Tokens in each.
-        seq_len: usize,
+        /// Input tokens.
+        tokens: usize,
         /// What was counted.
         what: &'static str,
         /// How many there are.
@@ -40,9 +34,6 @@ pub enum ModelError {
     /// A model whose weights are no longer numbers.
     #[error("the model gives a logit that is not a number: its weights have diverged")]
     NotANumber,
-    /// A family that has no blocks yet.
-    #[error("models of the family {0} cannot be built yet")]
-    Family(&'static str),
     /// A prompt of no tokens.
     #[error("the prompt is empty: give at least one token to continue")]
     EmptyPrompt,

@@ -4,8 +4,9 @@
 //! cached.
 
 use cordee_memory::View;
+use cordee_ops::Sequences;
 
-use crate::{Context, Model, ModelError, Weights};
+use crate::{Context, Keep, Model, ModelError, Weights};
 
 /// How a prompt is continued.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,20 +49,19 @@ pub fn generate(
     Ok(())
 }
 
-/// The logits that follow `tokens`.
-fn last_logits(
+/// The logits that follow `tokens`, one for each row of the embedding's table.
+pub fn last_logits(
     model: &Model,
     parameters: &[View<'_>],
     tokens: &[u32],
 ) -> Result<Vec<f32>, ModelError> {
     let context = Context {
-        rows: 1,
-        seq_len: tokens.len(),
+        sequences: Sequences::Rows(tokens.len()),
         inputs: tokens,
         targets: &[],
         loss_mask: None,
     };
-    let x = model.forward(&context, parameters, drop)?;
+    let x = model.forward(&context, parameters, Keep::Dear, drop)?;
     let last = x.narrow(0, tokens.len() - 1, 1)?.contiguous()?;
     let head = model.segments() - 1;
     let logits = model

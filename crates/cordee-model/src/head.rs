@@ -1,42 +1,49 @@
 //! The last segment: a norm, the output matrix, and the loss.
 
 use candle_core::Tensor;
-use cordee_ops::{
-    head::{self, LossSum, Targets},
-    rms_norm::{self, Norm, Normed},
+use cordee_config::{ModelConfig, ModelFamily};
+use cordee_ops::head::{self, LossSum, Targets};
+
+use crate::{
+    Context, Gradients, Init, ModelError, Parameter, Weights,
+    layers::{Norm, NormBackward},
+    parameter::ParameterList,
 };
 
-use crate::{Context, Gradients, Init, ModelError, Parameter, Weights};
+/// Name of an output matrix that is not the embedding's table.
+pub(crate) const OUTPUT_NAME: &str = "lm_head.weight";
 
 /// The final norm and the output matrix. With tied embeddings the matrix is the embedding's table,
-/// lent as this segment's second weight.
+/// lent as this segment's last weight.
 #[derive(Debug)]
 pub struct Head {
     parameters: Vec<Parameter>,
-    tied: bool,
     norm: Norm,
+    output: usize,
+    tied: bool,
 }
 
 impl Head {
-    const NORM: usize = 0;
-    const OUTPUT: usize = 1;
-
     /// A head over `vocab_size` tokens.
-    pub fn new(vocab_size: usize, dim: usize, config: &cordee_config::ModelConfig) -> Self {
-        let mut parameters = vec![Parameter::new("model.norm.weight", &[dim], Init::Ones)];
+    pub fn new(config: &ModelConfig, vocab_size: usize) -> Self {
+        let mut list = ParameterList::new("");
+        let name = match config.family {
+            ModelFamily::Gpt2 => "transformer.ln_f",
+            _ => "model.norm",
+        };
+        let norm = Norm::new(&mut list, name, config.dim, config);
         if !config.tie_embeddings {
             let init = Init::Normal {
                 std: config.init_std,
             };
-            parameters.push(Parameter::new("lm_head.weight", &[vocab_size, dim], init));
+            list.add(OUTPUT_NAME, &[vocab_size, config.dim], init);
         }
+        let parameters = list.finish();
         Self {
-            parameters,
+            norm,
+            output: parameters.len() - usize::from(!config.tie_embeddings),
             tied: config.tie_embeddings,
-            norm: Norm {
-                eps: config.norm_eps,
-                unit_offset: false,
-            },
+            parameters,
         }
     }
 
@@ -52,23 +59,20 @@ impl Head {
 
     /// The logits of every position of `x`, `[n, vocab]`: for a few rows only.
     pub fn logits(&self, weights: Weights<'_>, x: &Tensor) -> Result<Tensor, ModelError> {
-        let Normed { y: normed, .. } = rms_norm::forward(x, weights.get(Self::NORM), self.norm)?;
-        Ok(head::logits(&normed, weights.get(Self::OUTPUT))?)
+        let normed = self.norm.forward(weights, x)?.y;
+        Ok(head::logits(&normed, weights.get(self.output))?)
     }
 
-    /// The loss of each row of the micro-batch.
+    /// The loss of the micro-batch.
     pub fn loss(
         &self,
         context: &Context<'_>,
         weights: Weights<'_>,
         x: &Tensor,
     ) -> Result<LossSum, ModelError> {
-        let Normed { y: normed, .. } = rms_norm::forward(x, weights.get(Self::NORM), self.norm)?;
-        let targets = Targets {
-            tokens: context.targets,
-            mask: context.loss_mask,
-        };
-        Ok(head::loss(&normed, weights.get(Self::OUTPUT), &targets)?)
+        let normed = self.norm.forward(weights, x)?.y;
+        let output = weights.get(self.output);
+        Ok(head::loss(&normed, output, &targets(context))?)
     }
 
     /// The loss, and the gradient of its sum with respect to `x`. Not divided by the number of
@@ -80,22 +84,23 @@ impl Head {
         x: &Tensor,
         gradients: &mut Gradients<'_, '_>,
     ) -> Result<(LossSum, Tensor), ModelError> {
-        let Normed { y: normed, rstd } = rms_norm::forward(x, weights.get(Self::NORM), self.norm)?;
-        let targets = Targets {
-            tokens: context.targets,
-            mask: context.loss_mask,
-        };
-        let output = gradients.get(Self::OUTPUT);
+        let normed = self.norm.forward(weights, x)?;
+        let (output, doutput) = (weights.get(self.output), gradients.get(self.output));
         let (loss, dnormed) =
-            head::loss_and_gradient(&normed, weights.get(Self::OUTPUT), &targets, output)?;
-        let norm = rms_norm::Backward {
-            norm: self.norm,
+            head::loss_and_gradient(&normed.y, output, &targets(context), doutput)?;
+        let norm = NormBackward {
             dy: &dnormed,
             x,
-            weight: weights.get(Self::NORM),
-            rstd: &rstd,
+            statistics: &normed.statistics,
             residual: None,
         };
-        Ok((loss, rms_norm::backward(&norm, gradients.get(Self::NORM))?))
+        Ok((loss, self.norm.backward(weights, &norm, gradients)?))
+    }
+}
+
+fn targets<'a>(context: &Context<'a>) -> Targets<'a> {
+    Targets {
+        tokens: context.targets,
+        mask: context.loss_mask,
     }
 }

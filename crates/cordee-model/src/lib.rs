@@ -9,17 +9,18 @@
 
 mod embedding;
 mod error;
+mod families;
 mod generate;
 mod head;
-mod llama;
+mod layers;
 mod model;
 mod parameter;
 mod segment;
 
 pub use embedding::Embedding;
 pub use error::ModelError;
-pub use generate::{Sampling, generate};
+pub use generate::{Sampling, generate, last_logits};
 pub use head::Head;
 pub use model::Model;
 pub use parameter::{Init, Parameter};
-pub use segment::{Context, Gradients, Saved, Segment, Weights};
+pub use segment::{Context, Gradients, Keep, Saved, Segment, Weights};

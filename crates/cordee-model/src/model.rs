@@ -1,18 +1,13 @@
 //! A whole model: its segments in order, and the list of all parameters.
 
-use std::sync::Arc;
-
 use candle_core::Tensor;
-use cordee_config::{ModelConfig, ModelFamily};
+use cordee_config::ModelConfig;
 use cordee_memory::{Buffer, DType, Layout, View, ViewMut};
-use cordee_ops::{
-    random::{self, Stream},
-    rotary,
-};
+use cordee_ops::random::{self, Stream};
 
 use crate::{
-    Context, Embedding, Head, Init, ModelError, Parameter, Saved, Segment, Weights,
-    llama::LlamaBlock,
+    Context, Embedding, Head, Init, Keep, ModelError, Parameter, Saved, Segment, Weights,
+    families::blocks,
 };
 
 /// An embedding, blocks and a head.
@@ -33,30 +28,19 @@ pub struct Model {
 }
 
 impl Model {
-    /// Builds the model that `config` describes, over `vocab_size` tokens and sequences of at most
-    /// `max_seq_len`. The config has been validated.
+    /// Builds the model that `config` describes, for the `vocab_size` tokens of its tokenizer and
+    /// sequences of at most `max_seq_len`. The config has been validated, and may ask for a table
+    /// of another size.
     pub fn new(
         config: &ModelConfig,
         vocab_size: usize,
         max_seq_len: usize,
     ) -> Result<Self, ModelError> {
-        if config.family != ModelFamily::Llama {
-            return Err(ModelError::Family(config.family.name()));
-        }
-        let head_dim = config.head_dim.unwrap_or(config.dim / config.heads);
-        let rotary = Arc::new(rotary::Table::new(
-            head_dim,
-            max_seq_len,
-            config.rope_theta,
-            rotary::Scaling::None,
-        )?);
-        let blocks = (0..config.layers)
-            .map(|layer| {
-                Box::new(LlamaBlock::new(layer, config, Arc::clone(&rotary))) as Box<dyn Segment>
-            })
-            .collect();
-        let embedding = Embedding::new(vocab_size, config.dim, config.init_std);
-        let head = Head::new(vocab_size, config.dim, config);
+        let vocab_size = config.vocab_size.unwrap_or(vocab_size);
+        let positions = config.max_positions.unwrap_or(max_seq_len);
+        let embedding = Embedding::new(config, vocab_size, positions);
+        let head = Head::new(config, vocab_size);
+        let blocks = blocks(config, max_seq_len)?;
         Ok(Self::from_segments(embedding, blocks, head, max_seq_len))
     }
 
@@ -110,19 +94,20 @@ impl Model {
         &self.ids[segment]
     }
 
-    /// The residual stream after the last block, `[rows × seq_len, dim]`. What each block keeps for
-    /// its backward goes to `keep`, in order.
+    /// The residual stream after the last block, `[tokens, dim]`. What each block keeps for its
+    /// backward, as `keep` asks, goes to `saved`, in order.
     pub fn forward(
         &self,
         context: &Context<'_>,
         parameters: &[View<'_>],
-        mut keep: impl FnMut(Saved),
+        keep: Keep,
+        mut saved: impl FnMut(Saved),
     ) -> Result<Tensor, ModelError> {
         let weights = |segment| Weights::new(parameters, self.ids(segment));
         let mut x = self.embedding.forward(context, weights(0))?;
         for (index, block) in self.blocks.iter().enumerate() {
-            let (y, saved) = block.forward(context, weights(index + 1), x)?;
-            keep(saved);
+            let (y, kept) = block.forward(context, weights(index + 1), x, keep)?;
+            saved(kept);
             x = y;
         }
         Ok(x)
@@ -157,6 +142,7 @@ impl Model {
                     random::normal_fill(&mut view, Stream::named(seed, &parameter.name), std)?;
                 }
                 Init::Ones => fill_with_ones(&mut view)?,
+                Init::Zeros => view.fill_zero(),
             }
         }
         Ok(())

@@ -10,6 +10,8 @@ pub enum Init {
     },
     /// 1 everywhere, as gains of norms do.
     Ones,
+    /// 0 everywhere, as biases do, and gains that are stored as their difference from 1.
+    Zeros,
 }
 
 /// One trainable tensor of a model, by its name in Hugging Face's layout.
@@ -21,15 +23,18 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// How it starts.
     pub init: Init,
+    /// Whether Hugging Face's files hold the transpose, as they do for GPT-2's projections.
+    pub transposed: bool,
 }
 
 impl Parameter {
-    /// A parameter.
+    /// A parameter that files hold as it is.
     pub fn new(name: impl Into<String>, shape: &[usize], init: Init) -> Self {
         Self {
             name: name.into(),
             shape: shape.to_vec(),
             init,
+            transposed: false,
         }
     }
 
@@ -41,5 +46,40 @@ impl Parameter {
     /// Whether weight decay applies: to matrices, not to gains and biases.
     pub fn decays(&self) -> bool {
         self.shape.len() >= 2
+    }
+}
+
+/// The parameters of a segment while it is put together. A layer that adds one remembers its index,
+/// by which [`Weights`](crate::Weights) and [`Gradients`](crate::Gradients) find it.
+pub(crate) struct ParameterList {
+    prefix: String,
+    parameters: Vec<Parameter>,
+}
+
+impl ParameterList {
+    /// A list of parameters whose names begin with `prefix`.
+    pub(crate) fn new(prefix: impl Into<String>) -> Self {
+        Self {
+            prefix: prefix.into(),
+            parameters: Vec::new(),
+        }
+    }
+
+    /// Adds a parameter; its index.
+    pub(crate) fn add(&mut self, name: &str, shape: &[usize], init: Init) -> usize {
+        let name = format!("{}{name}", self.prefix);
+        self.parameters.push(Parameter::new(name, shape, init));
+        self.parameters.len() - 1
+    }
+
+    /// Adds a matrix that files hold as its transpose; its index.
+    pub(crate) fn add_transposed(&mut self, name: &str, shape: [usize; 2], init: Init) -> usize {
+        let index = self.add(name, &shape, init);
+        self.parameters[index].transposed = true;
+        index
+    }
+
+    pub(crate) fn finish(self) -> Vec<Parameter> {
+        self.parameters
     }
 }

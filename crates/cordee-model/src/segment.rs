@@ -1,36 +1,39 @@
 //! What every block of a model is to the engine: a forward, a backward, and a list of parameters.
 
+use std::any::Any;
+
 use candle_core::Tensor;
 use cordee_memory::{View, ViewMut};
+use cordee_ops::Sequences;
 
 use crate::{ModelError, Parameter};
 
 /// One micro-batch, as every segment sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    /// Sequences.
-    pub rows: usize,
-    /// Tokens in each.
-    pub seq_len: usize,
-    /// Input tokens, `rows × seq_len`.
+    /// Which tokens belong together.
+    pub sequences: Sequences<'a>,
+    /// Input tokens.
     pub inputs: &'a [u32],
-    /// The token that follows each input, `rows × seq_len`; empty where no loss is asked for.
+    /// The token that follows each input; empty where no loss is asked for.
     pub targets: &'a [u32],
     /// 1 for each target that counts; all count when absent.
     pub loss_mask: Option<&'a [u8]>,
 }
 
 impl Context<'_> {
+    /// Number of input tokens.
+    pub fn tokens(&self) -> usize {
+        self.inputs.len()
+    }
+
     /// Checks that the sizes agree.
     pub fn validate(&self) -> Result<(), ModelError> {
-        let tokens = self.rows * self.seq_len;
+        let tokens = self.tokens();
+        self.sequences.validate(tokens)?;
+        let targets = self.targets.len();
         let counted = [
-            ("inputs", self.inputs.len(), tokens),
-            (
-                "targets",
-                self.targets.len(),
-                if self.targets.is_empty() { 0 } else { tokens },
-            ),
+            ("targets", targets, if targets == 0 { 0 } else { tokens }),
             (
                 "mask entries",
                 self.loss_mask.map_or(tokens, <[u8]>::len),
@@ -40,14 +43,33 @@ impl Context<'_> {
         for (what, found, expected) in counted {
             if found != expected {
                 return Err(ModelError::Batch {
-                    rows: self.rows,
-                    seq_len: self.seq_len,
+                    tokens,
                     what,
                     found,
                 });
             }
         }
         Ok(())
+    }
+}
+
+/// What a forward keeps for its backward. Both give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// All that the backward reads.
+    All,
+    /// What is dear: what is cheap to compute again from the rest (outputs of norms, activations
+    /// of the feed-forward layer) is not kept, and the backward computes it again.
+    Dear,
+}
+
+impl Keep {
+    /// Keeps what is cheap to compute again, or does not.
+    pub(crate) fn cheap(self, tensor: Tensor) -> Option<Tensor> {
+        match self {
+            Self::All => Some(tensor),
+            Self::Dear => None,
+        }
     }
 }
 
@@ -97,31 +119,41 @@ impl<'a, 'm> Gradients<'a, 'm> {
         self.received[id] = true;
         &mut self.views[id]
     }
+
+    /// The gradients of two of the segment's parameters.
+    ///
+    /// # Panics
+    /// If they are the same.
+    pub fn get_both(&mut self, first: usize, second: usize) -> [&mut ViewMut<'m>; 2] {
+        let ids = [self.ids[first], self.ids[second]];
+        for id in ids {
+            self.received[id] = true;
+        }
+        self.views
+            .get_disjoint_mut(ids)
+            .expect("two parameters of one segment are two views")
+    }
 }
 
-/// What a forward keeps for its backward.
-#[derive(Debug)]
-pub struct Saved(Vec<Tensor>);
+/// What a segment's forward keeps for its backward, of a type that only the segment knows.
+pub struct Saved(Box<dyn Any + Send>);
 
 impl Saved {
-    /// Keeps `tensors`.
-    pub fn new(tensors: impl Into<Vec<Tensor>>) -> Self {
-        Self(tensors.into())
+    /// Keeps `what`.
+    pub fn new(what: impl Any + Send) -> Self {
+        Self(Box::new(what))
     }
 
-    /// Gives back exactly the `N` tensors that `segment` kept.
-    pub fn unpack<const N: usize>(self, segment: &'static str) -> Result<[Tensor; N], ModelError> {
-        self.0
-            .try_into()
-            .map_err(|tensors: Vec<Tensor>| ModelError::Saved {
-                segment,
-                expected: N,
-                found: tensors.len(),
-            })
+    /// Gives back what `segment` kept.
+    pub fn take<T: Any>(self, segment: &'static str) -> Result<T, ModelError> {
+        match self.0.downcast() {
+            Ok(what) => Ok(*what),
+            Err(_) => Err(ModelError::Saved { segment }),
+        }
     }
 }
 
-/// A block of a decoder: takes the residual stream `[rows × seq_len, dim]` and returns the next.
+/// A block of a decoder: takes the residual stream `[tokens, dim]` and returns the next.
 pub trait Segment: Send + Sync {
     /// The parameters, in the order in which [`Weights::get`] and [`Gradients::get`] count them.
     fn parameters(&self) -> &[Parameter];
@@ -132,6 +164,7 @@ pub trait Segment: Send + Sync {
         context: &Context<'_>,
         weights: Weights<'_>,
         x: Tensor,
+        keep: Keep,
     ) -> Result<(Tensor, Saved), ModelError>;
 
     /// The gradient with respect to the input, given that of the output; adds to `gradients`.

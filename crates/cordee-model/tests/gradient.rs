@@ -1,58 +1,122 @@
-//! The backward of whole models against finite differences, in f64.
+//! The backward of whole models of every family against finite differences, in f64.
 
 #![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
-use cordee_config::ModelConfig;
+use cordee_config::{Gelu, ModelConfig, ModelFamily, RopeScaling, RopeScalingKind};
 use cordee_memory::{Buffer, DType, Layout, View};
-use cordee_model::{Context, Gradients, Model, Weights};
+use cordee_model::{Context, Gradients, Keep, Model, Weights};
+use cordee_ops::Sequences;
 
 const VOCAB: usize = 19;
-const ROWS: usize = 2;
 const SEQ_LEN: usize = 7;
+const TOKENS: usize = 2 * SEQ_LEN;
 
-fn config(tie_embeddings: bool) -> ModelConfig {
+/// Two sequences of one length, and three of other lengths.
+const ROWS: Sequences<'_> = Sequences::Rows(SEQ_LEN);
+const DOCUMENTS: Sequences<'_> = Sequences::Documents(&[0, 3, 9, 14]);
+
+fn small(family: ModelFamily) -> ModelConfig {
     ModelConfig {
+        family,
         kv_heads: Some(2),
         head_dim: Some(4),
         rope_theta: 100.0,
-        tie_embeddings,
         // Large, so that no gradient is lost in the differences.
         init_std: 0.4,
         ..ModelConfig::llama(12, 2, 4, 10)
     }
 }
 
+/// Every family, with what sets it apart and more than once where it has variants.
+fn configs() -> Vec<(&'static str, ModelConfig)> {
+    use ModelFamily::{Gemma3, Gpt2, Llama, Mistral, Qwen2, Qwen3};
+    let llama31 = RopeScaling {
+        kind: RopeScalingKind::Llama3,
+        factor: 4.0,
+        low_freq_factor: Some(1.0),
+        high_freq_factor: Some(2.0),
+        original_max_positions: Some(8),
+    };
+    let linear = RopeScaling {
+        kind: RopeScalingKind::Linear,
+        factor: 2.0,
+        low_freq_factor: None,
+        high_freq_factor: None,
+        original_max_positions: None,
+    };
+    let gpt2 = |tie_embeddings, gelu| ModelConfig {
+        kv_heads: None,
+        head_dim: None,
+        max_positions: Some(9),
+        tie_embeddings,
+        gelu: Some(gelu),
+        ..small(Gpt2)
+    };
+    vec![
+        ("llama", small(Llama)),
+        (
+            "llama 3.1, tied",
+            ModelConfig {
+                tie_embeddings: true,
+                rope_scaling: Some(llama31),
+                ..small(Llama)
+            },
+        ),
+        ("qwen2", small(Qwen2)),
+        ("qwen3", small(Qwen3)),
+        (
+            "mistral",
+            ModelConfig {
+                sliding_window: Some(3),
+                ..small(Mistral)
+            },
+        ),
+        (
+            "gemma3",
+            ModelConfig {
+                tie_embeddings: true,
+                sliding_window: Some(3),
+                full_attention_layers: Some(vec![1]),
+                rope_local_theta: Some(10.0),
+                rope_scaling: Some(linear),
+                query_pre_attn_scalar: Some(5),
+                ..small(Gemma3)
+            },
+        ),
+        ("gpt2, tied", gpt2(true, Gelu::Tanh)),
+        ("gpt2, exact", gpt2(false, Gelu::Exact)),
+    ]
+}
+
 struct Case {
     model: Model,
     layout: Layout,
     parameters: Buffer,
+    sequences: Sequences<'static>,
     inputs: Vec<u32>,
     targets: Vec<u32>,
     mask: Vec<u8>,
 }
 
 impl Case {
-    fn new(tie_embeddings: bool) -> Self {
-        let model = Model::new(&config(tie_embeddings), VOCAB, SEQ_LEN).unwrap();
+    fn new(config: &ModelConfig, sequences: Sequences<'static>) -> Self {
+        let model = Model::new(config, VOCAB, SEQ_LEN).unwrap();
         let layout = model.layout(DType::F64).unwrap();
         let mut parameters = Buffer::zeroed(DType::F64, layout.len()).unwrap();
         model.initialise(&layout, &mut parameters, 5).unwrap();
-        // Gains away from 1, so that one that is dropped shows.
-        for (index, value) in parameters
-            .as_mut_slice::<f64>()
-            .unwrap()
-            .iter_mut()
-            .enumerate()
-        {
-            *value *= 1.0 + 0.2 * (index as f64).sin();
+        // Gains away from 1 and biases away from 0, so that one that is dropped shows.
+        for slot in layout.slots() {
+            for index in slot.range() {
+                let value = &mut parameters.as_mut_slice::<f64>().unwrap()[index];
+                *value = *value * (1.0 + 0.2 * (index as f64).sin()) + 0.1 * (index as f64).cos();
+            }
         }
         let token = |index: usize| ((index * index * 7 + 3 * index + 1) % VOCAB) as u32;
         Self {
-            inputs: (0..ROWS * SEQ_LEN).map(token).collect(),
-            targets: (0..ROWS * SEQ_LEN).map(|index| token(index + 5)).collect(),
-            mask: (0..ROWS * SEQ_LEN)
-                .map(|index| u8::from(index % 5 != 0))
-                .collect(),
+            sequences,
+            inputs: (0..TOKENS).map(token).collect(),
+            targets: (0..TOKENS).map(|index| token(index + 5)).collect(),
+            mask: (0..TOKENS).map(|index| u8::from(index % 5 != 0)).collect(),
             model,
             layout,
             parameters,
@@ -61,8 +125,7 @@ impl Case {
 
     fn context(&self) -> Context<'_> {
         Context {
-            rows: ROWS,
-            seq_len: SEQ_LEN,
+            sequences: self.sequences,
             inputs: &self.inputs,
             targets: &self.targets,
             loss_mask: Some(&self.mask),
@@ -79,13 +142,16 @@ impl Case {
 
     fn loss(&self) -> f64 {
         let (views, context) = (self.views(), self.context());
-        let x = self.model.forward(&context, &views, drop).unwrap();
+        let x = self
+            .model
+            .forward(&context, &views, Keep::Dear, drop)
+            .unwrap();
         let head = self.model.segments() - 1;
         let weights = Weights::new(&views, self.model.ids(head));
         self.model.head.loss(&context, weights, &x).unwrap().nll_sum
     }
 
-    fn gradient(&self) -> Buffer {
+    fn gradient(&self, keep: Keep) -> Buffer {
         let (views, context) = (self.views(), self.context());
         let weights = |segment| Weights::new(&views, self.model.ids(segment));
         let mut buffer = Buffer::zeroed(DType::F64, self.layout.len()).unwrap();
@@ -94,7 +160,7 @@ impl Case {
         let mut kept = Vec::new();
         let x = self
             .model
-            .forward(&context, &views, |saved| kept.push(saved))
+            .forward(&context, &views, keep, |saved| kept.push(saved))
             .unwrap();
         let head = self.model.segments() - 1;
         let mut lent = Gradients::new(&mut gradients, self.model.ids(head), &mut received);
@@ -105,14 +171,9 @@ impl Case {
             .unwrap();
         for (index, block) in self.model.blocks.iter().enumerate().rev() {
             let mut lent = Gradients::new(&mut gradients, self.model.ids(index + 1), &mut received);
+            let saved = kept.pop().unwrap();
             dx = block
-                .backward(
-                    &context,
-                    weights(index + 1),
-                    kept.pop().unwrap(),
-                    dx,
-                    &mut lent,
-                )
+                .backward(&context, weights(index + 1), saved, dx, &mut lent)
                 .unwrap();
         }
         let mut lent = Gradients::new(&mut gradients, self.model.ids(0), &mut received);
@@ -120,11 +181,8 @@ impl Case {
             .embedding
             .backward(&context, &dx, &mut lent)
             .unwrap();
-        assert_eq!(
-            received,
-            vec![true; received.len()],
-            "every parameter is reached"
-        );
+        let all = vec![true; received.len()];
+        assert_eq!(received, all, "every parameter is reached");
         drop(gradients);
         buffer
     }
@@ -132,62 +190,60 @@ impl Case {
 
 #[test]
 fn every_gradient_equals_its_finite_difference() {
-    for tied in [false, true] {
-        let mut case = Case::new(tied);
-        let gradient = case.gradient();
-        let slots = case.layout.slots().to_vec();
-        for slot in &slots {
-            // A spread of elements of each parameter.
-            for index in slot.range().step_by(slot.len().div_ceil(6)) {
-                let step = 1e-5;
-                let mut moved = |by: f64| {
-                    case.parameters.as_mut_slice::<f64>().unwrap()[index] += by;
-                    case.loss()
-                };
-                let (above, below) = (moved(step), moved(-2.0 * step));
-                moved(step);
-                let expected = (above - below) / (2.0 * step);
-                let found = gradient.as_slice::<f64>().unwrap()[index];
-                assert!(
-                    (expected - found).abs() <= 1e-6 * (1.0 + expected.abs()),
-                    "{} element {}: {found}, by differences {expected}",
-                    slot.name(),
-                    index - slot.offset()
-                );
+    for (name, config) in configs() {
+        for sequences in [ROWS, DOCUMENTS] {
+            let mut case = Case::new(&config, sequences);
+            let gradient = case.gradient(Keep::All);
+            let slots = case.layout.slots().to_vec();
+            for slot in &slots {
+                // A spread of elements of each parameter.
+                for index in slot.range().step_by(slot.len().div_ceil(6)) {
+                    let step = 1e-5;
+                    let mut moved = |by: f64| {
+                        case.parameters.as_mut_slice::<f64>().unwrap()[index] += by;
+                        case.loss()
+                    };
+                    let (above, below) = (moved(step), moved(-2.0 * step));
+                    moved(step);
+                    let expected = (above - below) / (2.0 * step);
+                    let found = gradient.as_slice::<f64>().unwrap()[index];
+                    assert!(
+                        (expected - found).abs() <= 1e-6 * (1.0 + expected.abs()),
+                        "{name}, {sequences:?}: {} element {}: {found}, by differences {expected}",
+                        slot.name(),
+                        index - slot.offset()
+                    );
+                }
             }
         }
     }
 }
 
 #[test]
+fn what_is_computed_again_has_the_same_bits() {
+    for (name, config) in configs() {
+        let case = Case::new(&config, DOCUMENTS);
+        let [all, dear] = [Keep::All, Keep::Dear].map(|keep| case.gradient(keep));
+        assert!(all.as_bytes() == dear.as_bytes(), "{name}");
+    }
+}
+
+#[test]
 fn initial_weights_follow_the_seed_and_the_name_alone() {
-    let deep = Model::new(&config(true), VOCAB, SEQ_LEN).unwrap();
-    let shallow = Model::new(
-        &ModelConfig {
-            layers: 1,
-            ..config(true)
-        },
-        VOCAB,
-        SEQ_LEN,
-    )
-    .unwrap();
+    let config = small(ModelFamily::Llama);
+    let deep = Model::new(&config, VOCAB, SEQ_LEN).unwrap();
+    let shallow = ModelConfig {
+        layers: 1,
+        ..config
+    };
+    let shallow = Model::new(&shallow, VOCAB, SEQ_LEN).unwrap();
     let start = |model: &Model, seed| {
         let layout = model.layout(DType::F32).unwrap();
         let mut buffer = Buffer::zeroed(DType::F32, layout.len()).unwrap();
         model.initialise(&layout, &mut buffer, seed).unwrap();
-        let slot = layout
-            .slot(
-                layout
-                    .find("model.layers.0.self_attn.q_proj.weight")
-                    .unwrap(),
-            )
-            .clone();
-        buffer
-            .slot_view(&slot)
-            .unwrap()
-            .as_slice::<f32>()
-            .unwrap()
-            .to_vec()
+        let query = layout.find("model.layers.0.self_attn.q_proj.weight");
+        let slot = layout.slot(query.unwrap());
+        buffer.slot_view(slot).unwrap().as_bytes().to_vec()
     };
     assert_eq!(start(&deep, 1), start(&shallow, 1));
     assert_ne!(start(&deep, 1), start(&deep, 2));

@@ -4,8 +4,8 @@ use candle_core::Tensor;
 use cordee_config::Recompute;
 use cordee_data::Batch;
 use cordee_memory::{View, ViewMut};
-use cordee_model::{Context, Gradients, Model, Saved, Weights};
-use cordee_ops::head::LossSum;
+use cordee_model::{Context, Gradients, Keep, Model, Saved, Weights};
+use cordee_ops::{Sequences, head::LossSum};
 
 use crate::TrainError;
 
@@ -47,7 +47,7 @@ impl<'m> Engine<'m> {
         let mut x = model.embedding.forward(&context, weights(0))?;
         for (index, block) in model.blocks.iter().enumerate() {
             let input = x.clone();
-            let (y, saved) = block.forward(&context, weights(index + 1), x)?;
+            let (y, saved) = block.forward(&context, weights(index + 1), x, self.keep())?;
             kept.push(match self.recompute {
                 Recompute::None => Kept::Saved(saved),
                 Recompute::Full => Kept::Input(input),
@@ -66,7 +66,7 @@ impl<'m> Engine<'m> {
             let weights = weights(index + 1);
             let saved = match kept.pop().expect("one for each block") {
                 Kept::Saved(saved) => saved,
-                Kept::Input(x) => block.forward(&context, weights, x)?.1,
+                Kept::Input(x) => block.forward(&context, weights, x, Keep::All)?.1,
             };
             let mut lent = Gradients::new(gradients, model.ids(index + 1), &mut self.received);
             dx = block.backward(&context, weights, saved, dx, &mut lent)?;
@@ -74,6 +74,15 @@ impl<'m> Engine<'m> {
         let mut lent = Gradients::new(gradients, model.ids(0), &mut self.received);
         model.embedding.backward(&context, &dx, &mut lent)?;
         Ok(loss)
+    }
+
+    /// What the first forward of a block keeps.
+    fn keep(&self) -> Keep {
+        match self.recompute {
+            Recompute::None => Keep::All,
+            // All of it is dropped, so the less the better.
+            Recompute::Full => Keep::Dear,
+        }
     }
 
     /// The loss of a micro-batch alone.
@@ -86,7 +95,7 @@ impl<'m> Engine<'m> {
         let context = tokens.context(batch);
         let model = self.model;
         let weights = |segment| Weights::new(parameters, model.ids(segment));
-        let x = model.forward(&context, parameters, drop)?;
+        let x = model.forward(&context, parameters, Keep::Dear, drop)?;
         Ok(model
             .head
             .loss(&context, weights(model.segments() - 1), &x)?)
@@ -121,8 +130,10 @@ impl Split {
 
     fn context<'a>(&'a self, batch: &'a Batch) -> Context<'a> {
         Context {
-            rows: batch.rows,
-            seq_len: batch.seq_len,
+            sequences: match &batch.documents {
+                Some(documents) => Sequences::Documents(documents),
+                None => Sequences::Rows(batch.seq_len),
+            },
             inputs: &self.inputs,
             targets: &self.targets,
             loss_mask: batch.loss_mask.as_deref(),
@@ -151,8 +162,9 @@ mod tests {
             _: &Context<'_>,
             _: Weights<'_>,
             x: Tensor,
+            _: Keep,
         ) -> Result<(Tensor, Saved), ModelError> {
-            Ok((x, Saved::new([])))
+            Ok((x, Saved::new(())))
         }
 
         fn backward(
@@ -177,9 +189,9 @@ mod tests {
         let forgotten = Parameter::new("scale", &[4], Init::Ones);
         let blocks: Vec<Box<dyn Segment>> = vec![Box::new(Forgetful([forgotten]))];
         let model = Model::from_segments(
-            Embedding::new(8, 4, 0.1),
+            Embedding::new(&config, 8, 4),
             blocks,
-            Head::new(8, 4, &config),
+            Head::new(&config, 8),
             4,
         );
         let layout = model.layout(DType::F32).unwrap();

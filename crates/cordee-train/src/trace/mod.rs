@@ -8,7 +8,8 @@ use candle_core::DType;
 use cordee_comm::ProcessGroup;
 use cordee_config::{Recompute, hugging_face};
 use cordee_data::DataError;
-use cordee_model::{Context, Model, Weights};
+use cordee_model::{Context, Keep, Model, Weights};
+use cordee_ops::Sequences;
 use cordee_protocol::{LogitsDifference, TraceReport, TraceStep};
 use safetensors::{Dtype, SafeTensors};
 
@@ -108,15 +109,14 @@ fn difference(found: &[f32], expected: &[f32]) -> f64 {
 fn last_logits(learner: &Learner<'_>, recorded: &Recorded) -> Result<Vec<f32>, TrainError> {
     let (rows, len) = (recorded.rows, recorded.seq_len + 1);
     let context = Context {
-        rows,
-        seq_len: len,
+        sequences: Sequences::Rows(len),
         inputs: recorded.probe(),
         targets: &[],
         loss_mask: None,
     };
     let model = learner.model;
     let parameters = learner.state.parameter_views()?;
-    let x = model.forward(&context, &parameters, drop)?;
+    let x = model.forward(&context, &parameters, Keep::Dear, drop)?;
     let head = model.segments() - 1;
     let behind_last = || {
         x.reshape((rows, len, ()))?
