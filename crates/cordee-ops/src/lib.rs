@@ -25,6 +25,7 @@ pub mod layer_norm;
 pub mod linear;
 mod matrix;
 mod operand;
+mod panels;
 pub mod random;
 mod reduce;
 pub mod rms_norm;

@@ -3,12 +3,15 @@
 //! This is the only module of the crate with `unsafe`: it hands out disjoint windows of one
 //! matrix to several threads, and it calls the `gemm` crate, which takes pointers.
 
-use std::{marker::PhantomData, ops::Range};
+use std::{any::TypeId, marker::PhantomData, ops::Range, slice};
 
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use crate::float::Float;
+use crate::{
+    float::Float,
+    panels::{self, Threads},
+};
 
 /// Height of the tiles that [`parallel_product`] hands to threads. The same for any number of
 /// threads, because `gemm` orders its sums by the shape of a call.
@@ -52,6 +55,16 @@ impl<'a, T: Float> Matrix<'a, T> {
             row_stride,
             column_stride: 1,
         }
+    }
+
+    /// Rows and columns.
+    pub(crate) fn size(self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
+    /// The first element and the distance of rows, if the elements of a row are contiguous.
+    pub(crate) fn contiguous_rows(self) -> Option<(*const T, usize)> {
+        (self.column_stride == 1).then_some((self.data.as_ptr(), self.row_stride))
     }
 
     /// One row, of a matrix whose rows are contiguous.
@@ -126,6 +139,16 @@ impl<'a, T: Float> MatrixMut<'a, T> {
         }
     }
 
+    /// Rows and columns.
+    pub(crate) fn size(&self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
+    /// Elements from one row to the next.
+    pub(crate) fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+
     /// One row.
     pub(crate) fn row(&mut self, row: usize) -> &mut [T] {
         assert!(row < self.rows, "row outside the matrix");
@@ -192,6 +215,33 @@ pub(crate) enum Write {
     Add,
 }
 
+/// The matrices of a product in f32, if that is what they are and the processor has our kernels.
+fn for_panels<'d, 'a, T: Float>(
+    destination: &'d mut MatrixMut<'_, T>,
+    left: Matrix<'a, T>,
+    right: Matrix<'a, T>,
+) -> Option<(MatrixMut<'d, f32>, Matrix<'a, f32>, Matrix<'a, f32>)> {
+    if TypeId::of::<T>() != TypeId::of::<f32>() || !panels::available() {
+        return None;
+    }
+    let same = |matrix: Matrix<'a, T>| Matrix {
+        // SAFETY: `T` is f32.
+        data: unsafe { slice::from_raw_parts(matrix.data.as_ptr().cast(), matrix.data.len()) },
+        rows: matrix.rows,
+        columns: matrix.columns,
+        row_stride: matrix.row_stride,
+        column_stride: matrix.column_stride,
+    };
+    let destination = MatrixMut {
+        start: destination.start.cast(),
+        rows: destination.rows,
+        columns: destination.columns,
+        row_stride: destination.row_stride,
+        lifetime: PhantomData,
+    };
+    Some((destination, same(left), same(right)))
+}
+
 /// `scale` * `left` * `right` into `destination`, on this thread.
 pub(crate) fn product<T: Float>(
     destination: &mut MatrixMut<'_, T>,
@@ -203,6 +253,10 @@ pub(crate) fn product<T: Float>(
     assert_eq!(destination.rows, left.rows, "rows of a product");
     assert_eq!(destination.columns, right.columns, "columns of a product");
     assert_eq!(left.columns, right.rows, "summed dimension of a product");
+    if let Some((mut destination, left, right)) = for_panels(destination, left, right) {
+        let scale = scale.wide() as f32;
+        return panels::product(&mut destination, write, scale, left, right, Threads::One);
+    }
     let stride = |stride: usize| isize::try_from(stride).expect("strides of slices fit in isize");
     // SAFETY: the three matrices lie in slices that are borrowed for the whole call, which their
     // constructors checked; the destination is borrowed mutably, so nothing else overlaps it; its
@@ -235,11 +289,14 @@ pub(crate) fn product<T: Float>(
 /// `left` * `right` into `destination`, tile by tile over the threads; the summed dimension is
 /// never split between threads.
 pub(crate) fn parallel_product<T: Float>(
-    destination: MatrixMut<'_, T>,
+    mut destination: MatrixMut<'_, T>,
     write: Write,
     left: Matrix<'_, T>,
     right: Matrix<'_, T>,
 ) {
+    if let Some((mut destination, left, right)) = for_panels(&mut destination, left, right) {
+        return panels::product(&mut destination, write, 1.0, left, right, Threads::All);
+    }
     let tiles: Vec<_> = destination
         .split_rows(TILE_ROWS)
         .into_iter()

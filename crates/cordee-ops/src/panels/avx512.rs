@@ -1,0 +1,174 @@
+//! The two loops of a product that must be written for the processor: multiplying a panel by a
+//! panel, and copying rows into a panel.
+//!
+//! A tile of C is [`ROWS`] x [`COLUMNS`]: 14 rows of two registers each leave room, in 32
+//! registers, for two of B and one broadcast element of A. Each element of C is one chain of fused
+//! multiply-adds in the order of the summed index, whatever the tile it lies in.
+
+use std::arch::x86_64::{
+    __m512, __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
+    _mm512_shuffle_ps, _mm512_unpackhi_ps, _mm512_unpacklo_ps,
+};
+
+/// Most rows of a tile of C; panels of A are at most this high.
+pub(super) const ROWS: usize = 14;
+
+/// Columns of a tile of C; panels of B are this wide, with zeros where the matrix ends.
+pub(super) const COLUMNS: usize = 2 * LANES;
+
+/// Numbers in a register.
+pub(super) const LANES: usize = 16;
+
+/// Where a tile goes.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    /// Its first element.
+    pub(super) start: *mut f32,
+    /// Elements from one row to the next.
+    pub(super) row_stride: usize,
+    /// Columns there really are, at most [`COLUMNS`].
+    pub(super) columns: usize,
+    /// Whether to add to what is there.
+    pub(super) add: bool,
+    /// What the product is multiplied with.
+    pub(super) scale: f32,
+}
+
+/// The lowest `count` lanes, all of them from 16 on.
+fn mask(count: usize) -> __mmask16 {
+    if count >= LANES { !0 } else { (1 << count) - 1 }
+}
+
+/// Multiplies a panel of A, `depth` x `rows`, by a panel of B, `depth` x [`COLUMNS`].
+///
+/// # Safety
+/// `a` and `b` point at whole panels, the tile's `rows` x `columns` elements may be written, and
+/// the processor has AVX-512 F.
+pub(super) unsafe fn multiply(rows: usize, depth: usize, a: *const f32, b: *const f32, tile: Tile) {
+    macro_rules! by_rows {
+        ($($count:literal)*) => {
+            match rows {
+                // SAFETY: as of this function.
+                $($count => unsafe { multiply_rows::<$count>(depth, a, b, tile) },)*
+                _ => unreachable!("panels of A have 1 to {ROWS} rows"),
+            }
+        };
+    }
+    by_rows!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+}
+
+/// # Safety
+/// As of [`multiply`].
+#[target_feature(enable = "avx512f")]
+unsafe fn multiply_rows<const R: usize>(
+    depth: usize,
+    mut a: *const f32,
+    mut b: *const f32,
+    tile: Tile,
+) {
+    let mut left = [_mm512_setzero_ps(); R];
+    let mut right = [_mm512_setzero_ps(); R];
+    for _ in 0..depth {
+        // SAFETY: `depth` rows of `COLUMNS` elements begin at `b`, of `R` elements at `a`.
+        unsafe {
+            let (b_left, b_right) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(LANES)));
+            for row in 0..R {
+                let a = _mm512_set1_ps(*a.add(row));
+                left[row] = _mm512_fmadd_ps(a, b_left, left[row]);
+                right[row] = _mm512_fmadd_ps(a, b_right, right[row]);
+            }
+            a = a.add(R);
+            b = b.add(COLUMNS);
+        }
+    }
+    let scale = _mm512_set1_ps(tile.scale);
+    let masks = (mask(tile.columns), mask(tile.columns.saturating_sub(LANES)));
+    for row in 0..R {
+        let start = tile.start.wrapping_add(row * tile.row_stride);
+        for (sums, start, mask) in [
+            (left[row], start, masks.0),
+            (right[row], start.wrapping_add(LANES), masks.1),
+        ] {
+            let mut sums = _mm512_mul_ps(sums, scale);
+            // SAFETY: the mask leaves out what lies beyond the tile's columns.
+            unsafe {
+                if tile.add {
+                    sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(mask, start));
+                }
+                _mm512_mask_storeu_ps(start, mask, sums);
+            }
+        }
+    }
+}
+
+/// Copies up to 16 rows of `depth` elements, `row_stride` apart, into a panel: element `p` of row
+/// `r` goes to `p * width + r`. Columns of the panel from `rows` to `lanes` become 0.
+///
+/// # Safety
+/// The rows may be read, the panel's `lanes` columns may be written for `depth` rows, and the
+/// processor has AVX-512 F.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn transpose_rows(
+    source: *const f32,
+    row_stride: usize,
+    rows: usize,
+    depth: usize,
+    panel: *mut f32,
+    [width, lanes]: [usize; 2],
+) {
+    let store = mask(lanes);
+    for start in (0..depth).step_by(LANES) {
+        let count = LANES.min(depth - start);
+        let load = mask(count);
+        let mut block = [_mm512_setzero_ps(); LANES];
+        for (row, block) in block.iter_mut().enumerate().take(rows) {
+            // SAFETY: elements `start` to `start + count` of a row that may be read.
+            *block = unsafe {
+                _mm512_maskz_loadu_ps(load, source.wrapping_add(row * row_stride + start))
+            };
+        }
+        let block = transposed(block);
+        for (p, &column) in block.iter().enumerate().take(count) {
+            // SAFETY: row `start + p` of the panel, of which the mask takes `lanes` columns.
+            unsafe {
+                _mm512_mask_storeu_ps(panel.wrapping_add((start + p) * width), store, column);
+            }
+        }
+    }
+}
+
+/// Rows and columns of a 16 x 16 block exchanged.
+#[target_feature(enable = "avx512f")]
+fn transposed(rows: [__m512; LANES]) -> [__m512; LANES] {
+    let zero = _mm512_setzero_ps();
+    // Within each quarter of a register: 4 x 4 blocks of rows 4i .. 4i + 4.
+    let mut quads = [zero; LANES];
+    for i in (0..LANES).step_by(4) {
+        let low = (
+            _mm512_unpacklo_ps(rows[i], rows[i + 1]),
+            _mm512_unpacklo_ps(rows[i + 2], rows[i + 3]),
+        );
+        let high = (
+            _mm512_unpackhi_ps(rows[i], rows[i + 1]),
+            _mm512_unpackhi_ps(rows[i + 2], rows[i + 3]),
+        );
+        quads[i] = _mm512_shuffle_ps::<0b01_00_01_00>(low.0, low.1);
+        quads[i + 1] = _mm512_shuffle_ps::<0b11_10_11_10>(low.0, low.1);
+        quads[i + 2] = _mm512_shuffle_ps::<0b01_00_01_00>(high.0, high.1);
+        quads[i + 3] = _mm512_shuffle_ps::<0b11_10_11_10>(high.0, high.1);
+    }
+    // Then the quarters: column 4q + j is quarter q of `quads[j]`, `[4 + j]`, `[8 + j]`, `[12 + j]`.
+    let mut columns = [zero; LANES];
+    for j in 0..4 {
+        let first = _mm512_shuffle_f32x4::<0b10_00_10_00>(quads[j], quads[4 + j]);
+        let second = _mm512_shuffle_f32x4::<0b10_00_10_00>(quads[8 + j], quads[12 + j]);
+        columns[j] = _mm512_shuffle_f32x4::<0b10_00_10_00>(first, second);
+        columns[8 + j] = _mm512_shuffle_f32x4::<0b11_01_11_01>(first, second);
+        let first = _mm512_shuffle_f32x4::<0b11_01_11_01>(quads[j], quads[4 + j]);
+        let second = _mm512_shuffle_f32x4::<0b11_01_11_01>(quads[8 + j], quads[12 + j]);
+        columns[4 + j] = _mm512_shuffle_f32x4::<0b10_00_10_00>(first, second);
+        columns[12 + j] = _mm512_shuffle_f32x4::<0b11_01_11_01>(first, second);
+    }
+    columns
+}

@@ -1,0 +1,310 @@
+//! Products of f32 matrices by packed panels (Goto and van de Geijn, 2008), for processors with
+//! AVX-512.
+//!
+//! B is copied into panels as wide as a tile of C, a group of them at a time, which all threads
+//! then read; each thread copies the rows of A that it needs. Copying is where strides end, so no
+//! matrix is ever transposed for a product.
+//!
+//! The summed dimension is cut into blocks that depend on its length alone, and an element of C is
+//! summed in order within a block and block after block. How rows and columns are dealt to threads
+//! therefore changes no bit.
+
+mod avx512;
+#[cfg(test)]
+mod tests;
+
+use std::{cell::RefCell, ops::Range, sync::LazyLock};
+
+use rayon::prelude::*;
+
+use crate::matrix::{Matrix, MatrixMut, Write};
+use avx512::{COLUMNS, LANES, ROWS, Tile};
+
+/// Most of the summed dimension that a panel holds: a panel of B fits in the first-level cache.
+const DEPTH: usize = 320;
+
+/// Most elements of B that are packed at a time: 4 MiB.
+const GROUP: usize = 1 << 20;
+
+/// Panels of A that a task packs: with [`DEPTH`] they fit in the second-level cache.
+const TASK_PANELS: usize = 8;
+
+/// Whether this processor has what the kernels need.
+pub(crate) fn available() -> bool {
+    static AVAILABLE: LazyLock<bool> = LazyLock::new(|| is_x86_feature_detected!("avx512f"));
+    *AVAILABLE
+}
+
+/// Who computes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// This thread.
+    One,
+    /// All threads of the pool.
+    All,
+}
+
+/// `scale` * `left` * `right` into `destination`; needs [`available`].
+pub(crate) fn product(
+    destination: &mut MatrixMut<'_, f32>,
+    write: Write,
+    scale: f32,
+    left: Matrix<'_, f32>,
+    right: Matrix<'_, f32>,
+    threads: Threads,
+) {
+    assert!(available(), "the processor has no AVX-512");
+    let [rows, depth, columns] = [left.size()[0], left.size()[1], right.size()[1]];
+    assert_eq!(destination.size(), [rows, columns], "size of a product");
+    assert_eq!(right.size()[0], depth, "summed dimension of a product");
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    if depth == 0 {
+        if write == Write::Replace {
+            (0..rows).for_each(|row| destination.row(row).fill(0.0));
+        }
+        return;
+    }
+    let blocks = Blocks::new(depth);
+    // As many columns as a group holds of one block, as many blocks as it holds of those columns.
+    let width = columns.min(GROUP / blocks.depth / COLUMNS * COLUMNS);
+    let blocks_of_group = (GROUP / (blocks.depth * width.next_multiple_of(COLUMNS))).max(1);
+    for first_column in (0..columns).step_by(width) {
+        let columns = first_column..columns.min(first_column + width);
+        let right = right.columns(columns.clone());
+        for first_block in (0..blocks.count).step_by(blocks_of_group) {
+            let group = Group {
+                blocks,
+                range: first_block..blocks.count.min(first_block + blocks_of_group),
+                columns: columns.len(),
+                write,
+                scale,
+            };
+            with_buffer(&PACKED_RIGHT, group.packed_len(), |packed| {
+                group.pack(packed, right, threads);
+                let destination = destination.window(0..rows, columns.clone());
+                group.multiply(destination, left, packed, threads);
+            });
+        }
+    }
+}
+
+/// How the summed dimension is cut.
+#[derive(Clone, Copy)]
+struct Blocks {
+    total: usize,
+    depth: usize,
+    count: usize,
+}
+
+impl Blocks {
+    fn new(total: usize) -> Self {
+        let depth = total.div_ceil(total.div_ceil(DEPTH));
+        Self {
+            total,
+            depth,
+            count: total.div_ceil(depth),
+        }
+    }
+
+    fn range(self, block: usize) -> Range<usize> {
+        block * self.depth..self.total.min((block + 1) * self.depth)
+    }
+}
+
+/// Some blocks of the summed dimension, for some columns of C.
+struct Group {
+    blocks: Blocks,
+    range: Range<usize>,
+    columns: usize,
+    write: Write,
+    scale: f32,
+}
+
+impl Group {
+    fn panels(&self) -> usize {
+        self.columns.div_ceil(COLUMNS)
+    }
+
+    /// Elements of a packed panel; that of the last block may leave some unused.
+    fn panel_len(&self) -> usize {
+        self.blocks.depth * COLUMNS
+    }
+
+    fn packed_len(&self) -> usize {
+        self.range.len() * self.panels() * self.panel_len()
+    }
+
+    /// Copies B into panels: block by block, in each panel by panel.
+    fn pack(&self, packed: &mut [f32], right: Matrix<'_, f32>, threads: Threads) {
+        let pack = |(index, panel): (usize, &mut [f32])| {
+            let block = self.blocks.range(self.range.start + index / self.panels());
+            let first = index % self.panels() * COLUMNS;
+            let right = right
+                .rows(block)
+                .columns(first..self.columns.min(first + COLUMNS));
+            pack_right(right, panel);
+        };
+        let panels = packed.chunks_exact_mut(self.panel_len());
+        match threads {
+            Threads::One => panels.enumerate().for_each(pack),
+            Threads::All => {
+                let panels: Vec<_> = panels.enumerate().collect();
+                panels.into_par_iter().for_each(pack);
+            }
+        }
+    }
+
+    /// Multiplies all rows of A by the packed panels.
+    fn multiply(
+        &self,
+        destination: MatrixMut<'_, f32>,
+        left: Matrix<'_, f32>,
+        packed: &[f32],
+        threads: Threads,
+    ) {
+        let height = TASK_PANELS * ROWS;
+        let work = |(mut tile, row, panel): (MatrixMut<'_, f32>, usize, usize)| {
+            let left = left.rows(row..row + tile.size()[0]);
+            self.multiply_task(&mut tile, left, packed, panel);
+        };
+        match threads {
+            Threads::One => {
+                let bands = destination.split_rows(height).into_iter().enumerate();
+                bands.for_each(|(band, tile)| work((tile, band * height, 0)));
+            }
+            Threads::All => {
+                // A few tasks for each thread, so that one that is held up holds nobody else up.
+                let bands = destination.size()[0].div_ceil(height);
+                let parts = (4 * rayon::current_num_threads()).div_ceil(bands);
+                let width = self.panels().div_ceil(parts);
+                let tasks: Vec<_> = destination
+                    .split_rows(height)
+                    .into_iter()
+                    .enumerate()
+                    .flat_map(|(band, rows)| {
+                        let parts = rows.split_columns(width * COLUMNS).into_iter().enumerate();
+                        parts.map(move |(part, tile)| (tile, band * height, part * width))
+                    })
+                    .collect();
+                tasks.into_par_iter().with_max_len(1).for_each(work);
+            }
+        }
+    }
+
+    /// Multiplies some rows of A by the panels from `first_panel` on that `destination` is wide.
+    fn multiply_task(
+        &self,
+        destination: &mut MatrixMut<'_, f32>,
+        left: Matrix<'_, f32>,
+        packed: &[f32],
+        first_panel: usize,
+    ) {
+        let [rows, columns] = destination.size();
+        let panels = rows.div_ceil(ROWS);
+        // Panels as high as one another, rather than full ones and a rest.
+        let row = |panel: usize| panel * rows / panels;
+        with_buffer(&PACKED_LEFT, rows * self.blocks.depth, |packed_left| {
+            for (index, block) in self.range.clone().enumerate() {
+                let range = self.blocks.range(block);
+                let depth = range.len();
+                for panel in 0..panels {
+                    let rows = row(panel)..row(panel + 1);
+                    let packed = &mut packed_left[rows.start * depth..rows.end * depth];
+                    pack_left(left.rows(rows).columns(range.clone()), packed);
+                }
+                let add = self.write == Write::Add || block > 0;
+                let right = &packed[(index * self.panels() + first_panel) * self.panel_len()..];
+                for (right, column) in right
+                    .chunks_exact(self.panel_len())
+                    .zip((0..columns).step_by(COLUMNS))
+                {
+                    for panel in 0..panels {
+                        let rows = row(panel)..row(panel + 1);
+                        let width = COLUMNS.min(columns - column);
+                        let mut window = destination.window(rows.clone(), column..column + width);
+                        let tile = Tile {
+                            start: window.row(0).as_mut_ptr(),
+                            row_stride: window.row_stride(),
+                            columns: width,
+                            add,
+                            scale: self.scale,
+                        };
+                        let left = packed_left[rows.start * depth..rows.end * depth].as_ptr();
+                        // SAFETY: both panels are `depth` deep, the window is the tile's, and
+                        // `product` has looked at the processor.
+                        unsafe { avx512::multiply(rows.len(), depth, left, right.as_ptr(), tile) };
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Copies a panel of A, at most [`ROWS`] high: element (r, p) goes to `p * rows + r`.
+fn pack_left(left: Matrix<'_, f32>, packed: &mut [f32]) {
+    let [rows, depth] = left.size();
+    assert!(rows <= ROWS && packed.len() == rows * depth, "a panel of A");
+    if let Some((start, stride)) = left.contiguous_rows() {
+        // SAFETY: `depth` elements of each of `rows` rows, into a panel of `rows` columns.
+        unsafe {
+            avx512::transpose_rows(
+                start,
+                stride,
+                rows,
+                depth,
+                packed.as_mut_ptr(),
+                [rows, rows],
+            )
+        };
+    } else {
+        let columns = left.transposed();
+        for (p, packed) in packed.chunks_exact_mut(rows).enumerate() {
+            packed.copy_from_slice(columns.row(p));
+        }
+    }
+}
+
+/// Copies a panel of B, at most [`COLUMNS`] wide, and 0 to that width.
+fn pack_right(right: Matrix<'_, f32>, packed: &mut [f32]) {
+    let [depth, columns] = right.size();
+    assert!(
+        columns <= COLUMNS && packed.len() >= depth * COLUMNS,
+        "a panel of B"
+    );
+    if let Some((start, stride)) = right.transposed().contiguous_rows() {
+        for first in [0, LANES] {
+            let rows = columns.saturating_sub(first).min(LANES);
+            let start = start.wrapping_add(first * stride);
+            let panel = packed[first..].as_mut_ptr();
+            // SAFETY: `depth` elements of each of `rows` columns, into half of a panel.
+            unsafe { avx512::transpose_rows(start, stride, rows, depth, panel, [COLUMNS, LANES]) };
+        }
+    } else {
+        for (p, packed) in packed.chunks_exact_mut(COLUMNS).enumerate().take(depth) {
+            packed[..columns].copy_from_slice(right.row(p));
+            packed[columns..].fill(0.0);
+        }
+    }
+}
+
+thread_local! {
+    static PACKED_LEFT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static PACKED_RIGHT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends `len` elements of a thread's buffer, holding what they will.
+fn with_buffer(
+    buffer: &'static std::thread::LocalKey<RefCell<Vec<f32>>>,
+    len: usize,
+    call: impl FnOnce(&mut [f32]),
+) {
+    // Taken out meanwhile: a thread that waits for others may take up another product.
+    let mut elements = buffer.take();
+    if elements.len() < len {
+        elements.resize(len, 0.0);
+    }
+    call(&mut elements[..len]);
+    buffer.set(elements);
+}
