@@ -12,6 +12,7 @@ mod error;
 mod heap;
 mod layout;
 mod pages;
+mod recycler;
 mod shared;
 mod view;
 
@@ -19,6 +20,7 @@ pub use buffer::Buffer;
 pub use dtype::{DType, Element};
 pub use error::MemoryError;
 pub use layout::{Layout, Slot};
+pub use recycler::Recycler;
 pub use shared::{SharedMapping, SharedMemory};
 pub use view::{MAX_DIMENSIONS, View, ViewMut};
 

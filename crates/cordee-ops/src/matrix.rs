@@ -67,6 +67,15 @@ impl<'a, T: Float> Matrix<'a, T> {
         (self.column_stride == 1).then_some((self.data.as_ptr(), self.row_stride))
     }
 
+    /// The first element and the distance of columns, of a matrix whose columns are contiguous.
+    pub(crate) fn contiguous_columns(self) -> (*const T, usize) {
+        assert_eq!(
+            self.row_stride, 1,
+            "a matrix has contiguous rows or columns"
+        );
+        (self.data.as_ptr(), self.column_stride)
+    }
+
     /// One row, of a matrix whose rows are contiguous.
     pub(crate) fn row(self, row: usize) -> &'a [T] {
         assert!(

@@ -21,6 +21,9 @@ use clap::Parser;
 
 use crate::{args::Cli, console::Console, failure::Failure};
 
+#[global_allocator]
+static ALLOCATOR: cordee_memory::Recycler = cordee_memory::Recycler::new();
+
 fn main() -> process::ExitCode {
     let cli = Cli::parse();
     let exit = commands::run(cli.command).unwrap_or_else(|failure: Failure| {

@@ -138,6 +138,30 @@ pub(super) unsafe fn transpose_rows(
     }
 }
 
+/// Copies `depth` rows of at most 16 elements, `row_stride` apart, into a panel, with 0 from
+/// `count` to `lanes`: element `r` of row `p` goes to `p * width + r`.
+///
+/// # Safety
+/// As of [`transpose_rows`].
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn copy_rows(
+    source: *const f32,
+    row_stride: usize,
+    count: usize,
+    depth: usize,
+    panel: *mut f32,
+    [width, lanes]: [usize; 2],
+) {
+    let (load, store) = (mask(count), mask(lanes));
+    for p in 0..depth {
+        // SAFETY: the masks leave out what lies beyond the row and the panel's columns.
+        unsafe {
+            let row = _mm512_maskz_loadu_ps(load, source.wrapping_add(p * row_stride));
+            _mm512_mask_storeu_ps(panel.wrapping_add(p * width), store, row);
+        }
+    }
+}
+
 /// Rows and columns of a 16 x 16 block exchanged.
 #[target_feature(enable = "avx512f")]
 fn transposed(rows: [__m512; LANES]) -> [__m512; LANES] {

@@ -246,22 +246,14 @@ impl Group {
 fn pack_left(left: Matrix<'_, f32>, packed: &mut [f32]) {
     let [rows, depth] = left.size();
     assert!(rows <= ROWS && packed.len() == rows * depth, "a panel of A");
-    if let Some((start, stride)) = left.contiguous_rows() {
-        // SAFETY: `depth` elements of each of `rows` rows, into a panel of `rows` columns.
-        unsafe {
-            avx512::transpose_rows(
-                start,
-                stride,
-                rows,
-                depth,
-                packed.as_mut_ptr(),
-                [rows, rows],
-            )
-        };
-    } else {
-        let columns = left.transposed();
-        for (p, packed) in packed.chunks_exact_mut(rows).enumerate() {
-            packed.copy_from_slice(columns.row(p));
+    let (panel, size) = (packed.as_mut_ptr(), [rows, rows]);
+    // SAFETY: `rows` x `depth` elements of a matrix, into a panel of as many.
+    unsafe {
+        if let Some((start, stride)) = left.contiguous_rows() {
+            avx512::transpose_rows(start, stride, rows, depth, panel, size);
+        } else {
+            let (start, stride) = left.contiguous_columns();
+            avx512::copy_rows(start, stride, rows, depth, panel, size);
         }
     }
 }
@@ -273,18 +265,19 @@ fn pack_right(right: Matrix<'_, f32>, packed: &mut [f32]) {
         columns <= COLUMNS && packed.len() >= depth * COLUMNS,
         "a panel of B"
     );
-    if let Some((start, stride)) = right.transposed().contiguous_rows() {
-        for first in [0, LANES] {
-            let rows = columns.saturating_sub(first).min(LANES);
-            let start = start.wrapping_add(first * stride);
-            let panel = packed[first..].as_mut_ptr();
-            // SAFETY: `depth` elements of each of `rows` columns, into half of a panel.
-            unsafe { avx512::transpose_rows(start, stride, rows, depth, panel, [COLUMNS, LANES]) };
-        }
-    } else {
-        for (p, packed) in packed.chunks_exact_mut(COLUMNS).enumerate().take(depth) {
-            packed[..columns].copy_from_slice(right.row(p));
-            packed[columns..].fill(0.0);
+    for first in [0, LANES] {
+        let count = columns.saturating_sub(first).min(LANES);
+        let (panel, size) = (packed[first..].as_mut_ptr(), [COLUMNS, LANES]);
+        // SAFETY: `depth` x `count` elements of a matrix, into half of a panel; where `count` is 0
+        // nothing is read.
+        unsafe {
+            if let Some((start, stride)) = right.contiguous_rows() {
+                avx512::copy_rows(start.wrapping_add(first), stride, count, depth, panel, size);
+            } else {
+                let (start, stride) = right.contiguous_columns();
+                let start = start.wrapping_add(first * stride);
+                avx512::transpose_rows(start, stride, count, depth, panel, size);
+            }
         }
     }
 }
