@@ -36,17 +36,17 @@ impl Float for f32 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
 
-    #[inline]
+    #[inline(always)]
     fn of(value: f64) -> Self {
         value as Self
     }
 
-    #[inline]
+    #[inline(always)]
     fn wide(self) -> f64 {
         f64::from(self)
     }
 
-    #[inline]
+    #[inline(always)]
     fn exp(self) -> Self {
         exp_f32(self)
     }
@@ -56,12 +56,12 @@ impl Float for f32 {
         libm::erff(self)
     }
 
-    #[inline]
+    #[inline(always)]
     fn sqrt(self) -> Self {
         self.sqrt()
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_finite(self) -> bool {
         self.is_finite()
     }
@@ -71,17 +71,17 @@ impl Float for f64 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
 
-    #[inline]
+    #[inline(always)]
     fn of(value: f64) -> Self {
         value
     }
 
-    #[inline]
+    #[inline(always)]
     fn wide(self) -> f64 {
         self
     }
 
-    #[inline]
+    #[inline(always)]
     fn exp(self) -> Self {
         self.exp()
     }
@@ -91,12 +91,12 @@ impl Float for f64 {
         libm::erf(self)
     }
 
-    #[inline]
+    #[inline(always)]
     fn sqrt(self) -> Self {
         self.sqrt()
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_finite(self) -> bool {
         self.is_finite()
     }
@@ -124,7 +124,7 @@ const EXP_POLYNOMIAL: [f32; 6] = [
 const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
 
 /// exp(x) = 2^n exp(r) with n an integer and |r| <= ln(2)/2; within 2 units in the last place.
-#[inline]
+#[inline(always)]
 fn exp_f32(x: f32) -> f32 {
     // Comparisons rather than `clamp`, which would cost the loop its vectors on a NaN.
     let x = if x < EXP_RANGE.0 { EXP_RANGE.0 } else { x };

@@ -31,6 +31,7 @@ mod reduce;
 pub mod rms_norm;
 pub mod rotary;
 mod sequences;
+mod simd;
 pub mod swiglu;
 #[cfg(test)]
 mod testing;

@@ -1,7 +1,7 @@
 //! Strided matrices over slices, and their products.
 //!
-//! This is the only module of the crate with `unsafe`: it hands out disjoint windows of one
-//! matrix to several threads, and it calls the `gemm` crate, which takes pointers.
+//! Home of most of the crate's `unsafe`: it hands out disjoint windows of one matrix to several
+//! threads, lends memory that is yet to be written, and calls the `gemm` crate, which takes pointers.
 
 use std::{any::TypeId, marker::PhantomData, ops::Range, slice};
 
@@ -213,6 +213,20 @@ impl<'a, T: Float> MatrixMut<'a, T> {
             })
             .collect()
     }
+}
+
+/// A vector of `len` numbers, every one of which `write` writes before it reads it.
+///
+/// Clearing memory that is overwritten at once would be a pass of its own over every activation.
+pub(crate) fn written<T: Float>(len: usize, write: impl FnOnce(&mut [T])) -> Vec<T> {
+    let mut values = Vec::with_capacity(len);
+    // SAFETY: `len` numbers fit. `T` is f32 or f64, of which any bits are a value, nothing is
+    // dropped, and callers write before they read, as they promise.
+    unsafe {
+        write(slice::from_raw_parts_mut(values.as_mut_ptr(), len));
+        values.set_len(len);
+    }
+    values
 }
 
 /// What a product does with what its destination holds.

@@ -1,5 +1,6 @@
 //! Sums over contiguous slices: in lanes inside a block, in `f64` over the blocks. The order of
-//! additions depends on the length alone.
+//! additions depends on the length alone. All are inlined into loops that are compiled for the
+//! processor's vectors (`simd`).
 
 use crate::float::Float;
 
@@ -10,7 +11,7 @@ const LANES: usize = 16;
 const BLOCK: usize = 512;
 
 /// The sum of `f(a, b)` over two slices of one length.
-#[inline]
+#[inline(always)]
 fn sum_of<T: Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
     debug_assert_eq!(a.len(), b.len());
     let mut total = 0.0;
@@ -32,20 +33,43 @@ fn sum_of<T: Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
 }
 
 /// The sum of `values`.
-#[inline]
+#[inline(always)]
 pub(crate) fn sum<T: Float>(values: &[T]) -> f64 {
     sum_of(values, values, |value, _| value)
 }
 
 /// The sum of products of `a` and `b`, of one length.
-#[inline]
+#[inline(always)]
 pub(crate) fn dot<T: Float>(a: &[T], b: &[T]) -> f64 {
     sum_of(a, b, |a, b| a * b)
 }
 
+/// Replaces each of `values` by the exponential of its difference from `largest`, and returns the
+/// sum of them.
+#[inline(always)]
+pub(crate) fn exponentials<T: Float>(values: &mut [T], largest: T) -> f64 {
+    let mut total = 0.0;
+    for block in values.chunks_mut(BLOCK) {
+        let mut lanes = [T::ZERO; LANES];
+        let (block, rest) = block.as_chunks_mut::<LANES>();
+        for values in block {
+            for (lane, value) in lanes.iter_mut().zip(values) {
+                *value = (*value - largest).exp();
+                *lane += *value;
+            }
+        }
+        for (lane, value) in lanes.iter_mut().zip(rest) {
+            *value = (*value - largest).exp();
+            *lane += *value;
+        }
+        total += lanes.iter().map(|lane| lane.wide()).sum::<f64>();
+    }
+    total
+}
+
 /// The largest of `values`, which are not empty. NaNs are passed over: whoever uses the result
 /// meets them again.
-#[inline]
+#[inline(always)]
 pub(crate) fn max<T: Float>(values: &[T]) -> T {
     let larger = |a: T, b: T| if b > a { b } else { a };
     let mut lanes = [values[0]; LANES];

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::AdamW;
-use crate::float::Float;
+use crate::{float::Float, simd::vectorised};
 
 /// Elements of a task: four arrays of them fit in a core's cache.
 const BLOCK: usize = 16 * 1024;
@@ -33,11 +33,23 @@ pub(super) fn step<T: Float>(
         .zip(gradients.par_chunks(BLOCK))
         .zip(m.par_chunks_mut(BLOCK).zip(v.par_chunks_mut(BLOCK)))
         .for_each(|((params, gradients), (m, v))| {
-            let moments = m.iter_mut().zip(v);
-            for ((param, &gradient), (m, v)) in params.iter_mut().zip(gradients).zip(moments) {
-                constants.update(param, gradient, m, v);
-            }
+            update_block(params, gradients, [m, v], &constants);
         });
+}
+
+vectorised! {
+    fn update_block<T: Float>(
+        params: &mut [T],
+        gradients: &[T],
+        moments: [&mut [T]; 2],
+        constants: &Constants<T>,
+    ) {
+        let [m, v] = moments;
+        let moments = m.iter_mut().zip(v);
+        for ((param, &gradient), (m, v)) in params.iter_mut().zip(gradients).zip(moments) {
+            constants.update(param, gradient, m, v);
+        }
+    }
 }
 
 impl<T: Float> Constants<T> {
@@ -60,7 +72,7 @@ impl<T: Float> Constants<T> {
 
     /// param *= 1 - lr wd; m += (g - m)(1 - beta1); v = beta2 v + (1 - beta2) g^2;
     /// param -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps).
-    #[inline]
+    #[inline(always)]
     fn update(&self, param: &mut T, gradient: T, m: &mut T, v: &mut T) {
         let gradient = gradient * self.gradient_scale;
         *m += (gradient - *m) * self.rest1;

@@ -7,12 +7,13 @@ use rayon::prelude::*;
 use super::Targets;
 use crate::{
     float::Float,
-    matrix::{Matrix, MatrixMut, Write, parallel_product},
+    matrix::{Matrix, MatrixMut, Write, parallel_product, written},
     reduce,
+    simd::vectorised,
 };
 
-/// Logits of a chunk, as long as it has at least [`CHUNK_TOKENS`]: 16 MiB in f32.
-const CHUNK_LOGITS: usize = 4 << 20;
+/// Logits of a chunk, as long as it has at least [`CHUNK_TOKENS`]: 32 MiB in f32.
+const CHUNK_LOGITS: usize = 8 << 20;
 
 /// Fewest tokens of a chunk: with fewer, reading and writing the weight's gradient for each chunk
 /// would cost more than the products.
@@ -90,18 +91,19 @@ impl<'a, T: Float> Head<'a, T> {
     pub(super) fn loss_and_gradient(&self, dweight: &mut [T]) -> (Vec<f64>, Vec<T>) {
         let vocab = self.vocab();
         let mut nll = vec![0.0; self.tokens()];
-        let mut dx = vec![T::ZERO; self.x.len()];
         let mut scratch = self.scratch();
-        for chunk in self.chunks() {
-            let logits = &mut scratch[..chunk.len() * vocab];
-            self.softmax(&chunk, logits, &mut nll[chunk.clone()], Keep::Gradient);
-            let dlogits = Matrix::new(logits, chunk.len(), vocab);
-            let dx = &mut dx[chunk.start * self.dim..chunk.end * self.dim];
-            let dx = MatrixMut::new(dx, chunk.len(), self.dim);
-            parallel_product(dx, Write::Replace, dlogits, self.weight());
-            let dweight = MatrixMut::new(dweight, vocab, self.dim);
-            parallel_product(dweight, Write::Add, dlogits.transposed(), self.x(&chunk));
-        }
+        let dx = written(self.x.len(), |dx| {
+            for chunk in self.chunks() {
+                let logits = &mut scratch[..chunk.len() * vocab];
+                self.softmax(&chunk, logits, &mut nll[chunk.clone()], Keep::Gradient);
+                let dlogits = Matrix::new(logits, chunk.len(), vocab);
+                let dx = &mut dx[chunk.start * self.dim..chunk.end * self.dim];
+                let dx = MatrixMut::new(dx, chunk.len(), self.dim);
+                parallel_product(dx, Write::Replace, dlogits, self.weight());
+                let dweight = MatrixMut::new(dweight, vocab, self.dim);
+                parallel_product(dweight, Write::Add, dlogits.transposed(), self.x(&chunk));
+            }
+        });
         (nll, dx)
     }
 
@@ -134,18 +136,26 @@ impl<'a, T: Float> Head<'a, T> {
         }
         let target = self.targets.tokens[token] as usize;
         let target_logit = logits[target].wide();
-        let largest = reduce::max(logits);
-        for logit in &mut *logits {
-            *logit = (*logit - largest).exp();
-        }
-        let sum = reduce::sum(logits);
+        let (largest, sum) = exponentials(logits);
         if keep == Keep::Gradient {
-            let inverse_sum = T::of(1.0 / sum);
-            for probability in &mut *logits {
-                *probability *= inverse_sum;
-            }
+            multiply(logits, T::of(1.0 / sum));
             logits[target] -= T::ONE;
         }
         largest.wide() + sum.ln() - target_logit
+    }
+}
+
+vectorised! {
+    /// Replaces logits by the exponentials of their differences from the largest; returns that, and
+    /// their sum.
+    fn exponentials<T: Float>(logits: &mut [T]) -> (T, f64) {
+        let largest = reduce::max(logits);
+        (largest, reduce::exponentials(logits, largest))
+    }
+
+    fn multiply<T: Float>(values: &mut [T], factor: T) {
+        for value in values {
+            *value *= factor;
+        }
     }
 }

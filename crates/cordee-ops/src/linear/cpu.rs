@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::{
     float::Float,
-    matrix::{Matrix, MatrixMut, Write, parallel_product},
+    matrix::{Matrix, MatrixMut, Write, parallel_product, written},
 };
 
 /// Columns of the bias's gradient that one task sums, down all rows.
@@ -17,22 +17,22 @@ pub(super) fn forward<T: Float>(
     sizes: [usize; 3],
 ) -> Vec<T> {
     let [n, input, output] = sizes;
-    let mut y = vec![T::ZERO; n * output];
-    if let Some(bias) = bias {
-        y.par_chunks_mut(output)
-            .for_each(|y| y.copy_from_slice(bias));
-    }
-    parallel_product(
-        MatrixMut::new(&mut y, n, output),
-        if bias.is_some() {
-            Write::Add
-        } else {
-            Write::Replace
-        },
-        Matrix::new(x, n, input),
-        Matrix::new(weight, output, input).transposed(),
-    );
-    y
+    written(n * output, |y| {
+        if let Some(bias) = bias {
+            y.par_chunks_mut(output)
+                .for_each(|y| y.copy_from_slice(bias));
+        }
+        parallel_product(
+            MatrixMut::new(y, n, output),
+            if bias.is_some() {
+                Write::Add
+            } else {
+                Write::Replace
+            },
+            Matrix::new(x, n, input),
+            Matrix::new(weight, output, input).transposed(),
+        );
+    })
 }
 
 /// Sums in `f64`: thousands of rows, added one by one to an f32, would lose digits.

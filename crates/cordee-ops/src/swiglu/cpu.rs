@@ -2,45 +2,57 @@
 
 use rayon::prelude::*;
 
-use crate::float::Float;
+use crate::{float::Float, matrix::written, simd::vectorised};
 
 /// Elements of a task.
 const BLOCK: usize = 16 * 1024;
 
 pub(super) fn forward<T: Float>(gate: &[T], up: &[T]) -> Vec<T> {
-    let mut y = vec![T::ZERO; gate.len()];
-    y.par_chunks_mut(BLOCK)
-        .zip(gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK)))
-        .for_each(|(y, (gate, up))| {
-            for (y, (&gate, &up)) in y.iter_mut().zip(gate.iter().zip(up)) {
-                *y = gate * sigmoid(gate) * up;
-            }
-        });
-    y
+    written(gate.len(), |y| {
+        y.par_chunks_mut(BLOCK)
+            .zip(gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK)))
+            .for_each(|(y, (gate, up))| forward_block(y, gate, up));
+    })
 }
 
-/// With s = sigmoid(gate): dup = dy * gate * s, and dgate = dy * up * s * (1 + gate * (1 - s)).
 pub(super) fn backward<T: Float>(dy: &[T], gate: &[T], up: &[T]) -> (Vec<T>, Vec<T>) {
-    let mut dgate = vec![T::ZERO; gate.len()];
-    let mut dup = vec![T::ZERO; gate.len()];
-    let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK));
-    dgate
-        .par_chunks_mut(BLOCK)
-        .zip(dup.par_chunks_mut(BLOCK))
-        .zip(dy.par_chunks(BLOCK).zip(inputs))
-        .for_each(|((dgate, dup), (dy, (gate, up)))| {
-            let outputs = dgate.iter_mut().zip(dup);
-            let inputs = dy.iter().zip(gate.iter().zip(up));
-            for ((dgate, dup), (&dy, (&gate, &up))) in outputs.zip(inputs) {
-                let s = sigmoid(gate);
-                *dup = dy * (gate * s);
-                *dgate = dy * up * (s * (T::ONE + gate * (T::ONE - s)));
-            }
+    let mut dup = Vec::new();
+    let dgate = written(gate.len(), |dgate| {
+        dup = written(gate.len(), |dup| {
+            let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK));
+            dgate
+                .par_chunks_mut(BLOCK)
+                .zip(dup.par_chunks_mut(BLOCK))
+                .zip(dy.par_chunks(BLOCK).zip(inputs))
+                .for_each(|((dgate, dup), (dy, (gate, up)))| {
+                    backward_block([dgate, dup], dy, gate, up);
+                });
         });
+    });
     (dgate, dup)
 }
 
-#[inline]
+vectorised! {
+    fn forward_block<T: Float>(y: &mut [T], gate: &[T], up: &[T]) {
+        for (y, (&gate, &up)) in y.iter_mut().zip(gate.iter().zip(up)) {
+            *y = gate * sigmoid(gate) * up;
+        }
+    }
+
+    /// With s = sigmoid(gate): dup = dy * gate * s, and dgate = dy * up * s * (1 + gate * (1 - s)).
+    fn backward_block<T: Float>(gradients: [&mut [T]; 2], dy: &[T], gate: &[T], up: &[T]) {
+        let [dgate, dup] = gradients;
+        let outputs = dgate.iter_mut().zip(dup);
+        let inputs = dy.iter().zip(gate.iter().zip(up));
+        for ((dgate, dup), (&dy, (&gate, &up))) in outputs.zip(inputs) {
+            let s = sigmoid(gate);
+            *dup = dy * (gate * s);
+            *dgate = dy * up * (s * (T::ONE + gate * (T::ONE - s)));
+        }
+    }
+}
+
+#[inline(always)]
 fn sigmoid<T: Float>(x: T) -> T {
     T::ONE / (T::ONE + (-x).exp())
 }
