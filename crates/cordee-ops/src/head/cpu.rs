@@ -12,8 +12,8 @@ use crate::{
     simd::vectorised,
 };
 
-/// Logits of a chunk, as long as it has at least [`CHUNK_TOKENS`]: 32 MiB in f32.
-const CHUNK_LOGITS: usize = 8 << 20;
+/// Logits of a chunk, as long as it has at least [`CHUNK_TOKENS`]: 64 MiB in f32.
+const CHUNK_LOGITS: usize = 16 << 20;
 
 /// Fewest tokens of a chunk: with fewer, reading and writing the weight's gradient for each chunk
 /// would cost more than the products.

@@ -6,9 +6,9 @@
 //! multiply-adds in the order of the summed index, whatever the tile it lies in.
 
 use std::arch::x86_64::{
-    __m512, __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
-    _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
-    _mm512_shuffle_ps, _mm512_unpackhi_ps, _mm512_unpacklo_ps,
+    __m512, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_shuffle_f32x4, _mm512_shuffle_ps, _mm512_unpackhi_ps, _mm512_unpacklo_ps,
 };
 
 /// Most rows of a tile of C; panels of A are at most this high.
@@ -102,6 +102,10 @@ unsafe fn multiply_rows<const R: usize>(
     }
 }
 
+/// Elements ahead of those it reads at which packing asks for a row's next ones. A panel is made of
+/// many short pieces, and each would begin with waiting for memory.
+const AHEAD: usize = 64;
+
 /// Copies up to 16 rows of `depth` elements, `row_stride` apart, into a panel: element `p` of row
 /// `r` goes to `p * width + r`. Columns of the panel from `rows` to `lanes` become 0.
 ///
@@ -118,46 +122,77 @@ pub(super) unsafe fn transpose_rows(
     [width, lanes]: [usize; 2],
 ) {
     let store = mask(lanes);
+    for row in 0..rows {
+        for start in (0..depth.min(AHEAD)).step_by(LANES) {
+            _mm_prefetch::<_MM_HINT_T0>(source.wrapping_add(row * row_stride + start).cast());
+        }
+    }
     for start in (0..depth).step_by(LANES) {
         let count = LANES.min(depth - start);
         let load = mask(count);
         let mut block = [_mm512_setzero_ps(); LANES];
-        for (row, block) in block.iter_mut().enumerate().take(rows) {
-            // SAFETY: elements `start` to `start + count` of a row that may be read.
-            *block = unsafe {
-                _mm512_maskz_loadu_ps(load, source.wrapping_add(row * row_stride + start))
-            };
+        for (row, block) in block.iter_mut().enumerate() {
+            if row < rows {
+                let source = source.wrapping_add(row * row_stride + start);
+                // SAFETY: elements `start` to `start + count` of a row that may be read.
+                *block = unsafe { _mm512_maskz_loadu_ps(load, source) };
+                _mm_prefetch::<_MM_HINT_T0>(source.wrapping_add(AHEAD).cast());
+            }
         }
         let block = transposed(block);
-        for (p, &column) in block.iter().enumerate().take(count) {
-            // SAFETY: row `start + p` of the panel, of which the mask takes `lanes` columns.
-            unsafe {
-                _mm512_mask_storeu_ps(panel.wrapping_add((start + p) * width), store, column);
+        for (p, &column) in block.iter().enumerate() {
+            if p < count {
+                let panel = panel.wrapping_add((start + p) * width);
+                // SAFETY: row `start + p` of the panel, of which the mask takes `lanes` columns.
+                unsafe { _mm512_mask_storeu_ps(panel, store, column) };
             }
         }
     }
 }
 
-/// Copies `depth` rows of at most 16 elements, `row_stride` apart, into a panel, with 0 from
-/// `count` to `lanes`: element `r` of row `p` goes to `p * width + r`.
+/// Some neighbouring columns of a matrix, and where they go.
+#[derive(Clone, Copy)]
+pub(super) struct Panel {
+    /// The first of the columns.
+    pub(super) first: usize,
+    /// How many there are, at most `width`.
+    pub(super) columns: usize,
+    /// Columns of the panel; those that the matrix does not have become 0.
+    pub(super) width: usize,
+    /// The panel's first element, from the start of where panels go.
+    pub(super) start: usize,
+}
+
+/// Copies `depth` rows, `row_stride` apart, into panels: a row at a time, since it is contiguous.
 ///
 /// # Safety
-/// As of [`transpose_rows`].
+/// The panels' columns of the rows may be read, `depth` times the panels' widths may be written at
+/// their starts, and the processor has AVX-512 F.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn copy_rows(
     source: *const f32,
     row_stride: usize,
-    count: usize,
     depth: usize,
-    panel: *mut f32,
-    [width, lanes]: [usize; 2],
+    panels: &[Panel],
+    destination: *mut f32,
 ) {
-    let (load, store) = (mask(count), mask(lanes));
+    /// Rows that are asked for ahead.
+    const ROWS_AHEAD: usize = 4;
     for p in 0..depth {
-        // SAFETY: the masks leave out what lies beyond the row and the panel's columns.
-        unsafe {
-            let row = _mm512_maskz_loadu_ps(load, source.wrapping_add(p * row_stride));
-            _mm512_mask_storeu_ps(panel.wrapping_add(p * width), store, row);
+        let row = source.wrapping_add(p * row_stride);
+        for panel in panels {
+            let read = row.wrapping_add(panel.first);
+            let written = destination.wrapping_add(panel.start + p * panel.width);
+            _mm_prefetch::<_MM_HINT_T0>(read.wrapping_add(ROWS_AHEAD * row_stride).cast());
+            for lane in (0..panel.width).step_by(LANES) {
+                let load = mask(panel.columns.saturating_sub(lane));
+                // SAFETY: the masks leave out what lies beyond the columns and the panel.
+                unsafe {
+                    let values = _mm512_maskz_loadu_ps(load, read.wrapping_add(lane));
+                    let store = mask(panel.width - lane);
+                    _mm512_mask_storeu_ps(written.wrapping_add(lane), store, values);
+                }
+            }
         }
     }
 }

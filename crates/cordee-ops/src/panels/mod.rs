@@ -18,7 +18,7 @@ use std::{cell::RefCell, ops::Range, sync::LazyLock};
 use rayon::prelude::*;
 
 use crate::matrix::{Matrix, MatrixMut, Write};
-use avx512::{COLUMNS, LANES, ROWS, Tile};
+use avx512::{COLUMNS, LANES, Panel, ROWS, Tile};
 
 /// Most of the summed dimension that a panel holds: a panel of B fits in the first-level cache.
 const DEPTH: usize = 320;
@@ -28,6 +28,9 @@ const GROUP: usize = 1 << 20;
 
 /// Panels of A that a task packs: with [`DEPTH`] they fit in the second-level cache.
 const TASK_PANELS: usize = 8;
+
+/// Rows of B that a task packs, where rows are contiguous.
+const PACKED_ROWS: usize = 64;
 
 /// Whether this processor has what the kernels need.
 pub(crate) fn available() -> bool {
@@ -138,21 +141,34 @@ impl Group {
 
     /// Copies B into panels: block by block, in each panel by panel.
     fn pack(&self, packed: &mut [f32], right: Matrix<'_, f32>, threads: Threads) {
-        let pack = |(index, panel): (usize, &mut [f32])| {
-            let block = self.blocks.range(self.range.start + index / self.panels());
-            let first = index % self.panels() * COLUMNS;
-            let right = right
-                .rows(block)
-                .columns(first..self.columns.min(first + COLUMNS));
-            pack_right(right, panel);
+        let blocks = packed.chunks_exact_mut(self.panels() * self.panel_len());
+        let tasks = blocks.zip(self.range.clone()).flat_map(|(packed, block)| {
+            let right = right.rows(self.blocks.range(block));
+            let packed = MatrixMut::new(packed, self.panels(), self.panel_len());
+            // Along what is contiguous: panels of columns, or bands of rows for all panels.
+            let parts: Vec<_> = if right.contiguous_rows().is_none() {
+                let panels = packed.split_rows(1).into_iter().zip((0..).step_by(COLUMNS));
+                let part = |(packed, first): (_, usize)| {
+                    let columns = first..right.size()[1].min(first + COLUMNS);
+                    (packed, right.columns(columns))
+                };
+                panels.map(part).collect()
+            } else {
+                let bands = packed.split_columns(PACKED_ROWS * COLUMNS).into_iter();
+                let part = |(packed, first): (_, usize)| {
+                    let end = right.size()[0].min(first + PACKED_ROWS);
+                    (packed, right.rows(first.min(end)..end))
+                };
+                bands.zip((0..).step_by(PACKED_ROWS)).map(part).collect()
+            };
+            parts
+        });
+        let pack = |(mut packed, right): (MatrixMut<'_, f32>, Matrix<'_, f32>)| {
+            pack_right(right, &mut packed);
         };
-        let panels = packed.chunks_exact_mut(self.panel_len());
         match threads {
-            Threads::One => panels.enumerate().for_each(pack),
-            Threads::All => {
-                let panels: Vec<_> = panels.enumerate().collect();
-                panels.into_par_iter().for_each(pack);
-            }
+            Threads::One => tasks.for_each(pack),
+            Threads::All => tasks.collect::<Vec<_>>().into_par_iter().for_each(pack),
         }
     }
 
@@ -209,11 +225,12 @@ impl Group {
             for (index, block) in self.range.clone().enumerate() {
                 let range = self.blocks.range(block);
                 let depth = range.len();
-                for panel in 0..panels {
-                    let rows = row(panel)..row(panel + 1);
-                    let packed = &mut packed_left[rows.start * depth..rows.end * depth];
-                    pack_left(left.rows(rows).columns(range.clone()), packed);
-                }
+                let heights = (0..panels).map(|panel| row(panel)..row(panel + 1));
+                pack_left(
+                    left.columns(range),
+                    heights,
+                    &mut packed_left[..rows * depth],
+                );
                 let add = self.write == Write::Add || block > 0;
                 let right = &packed[(index * self.panels() + first_panel) * self.panel_len()..];
                 for (right, column) in right
@@ -242,42 +259,70 @@ impl Group {
     }
 }
 
-/// Copies a panel of A, at most [`ROWS`] high: element (r, p) goes to `p * rows + r`.
-fn pack_left(left: Matrix<'_, f32>, packed: &mut [f32]) {
+/// Copies A into panels of the given rows, at most [`ROWS`] high, one after the other: element
+/// (r, p) of a panel goes to `p * rows + r`.
+fn pack_left(
+    left: Matrix<'_, f32>,
+    heights: impl Iterator<Item = Range<usize>>,
+    packed: &mut [f32],
+) {
     let [rows, depth] = left.size();
-    assert!(rows <= ROWS && packed.len() == rows * depth, "a panel of A");
-    let (panel, size) = (packed.as_mut_ptr(), [rows, rows]);
-    // SAFETY: `rows` x `depth` elements of a matrix, into a panel of as many.
-    unsafe {
-        if let Some((start, stride)) = left.contiguous_rows() {
-            avx512::transpose_rows(start, stride, rows, depth, panel, size);
-        } else {
-            let (start, stride) = left.contiguous_columns();
-            avx512::copy_rows(start, stride, rows, depth, panel, size);
+    assert_eq!(packed.len(), rows * depth, "panels of A");
+    if let Some((start, stride)) = left.contiguous_rows() {
+        for rows in heights {
+            let source = start.wrapping_add(rows.start * stride);
+            let panel = packed[rows.start * depth..rows.end * depth].as_mut_ptr();
+            let size = [rows.len(), rows.len()];
+            // SAFETY: some of the matrix's rows, into a panel of as many columns.
+            unsafe { avx512::transpose_rows(source, stride, rows.len(), depth, panel, size) };
         }
+    } else {
+        let (start, stride) = left.contiguous_columns();
+        let panels: Vec<_> = heights
+            .map(|rows| Panel {
+                first: rows.start,
+                columns: rows.len(),
+                width: rows.len(),
+                start: rows.start * depth,
+            })
+            .collect();
+        // SAFETY: the panels divide the matrix and the memory.
+        unsafe { avx512::copy_rows(start, stride, depth, &panels, packed.as_mut_ptr()) };
     }
 }
 
-/// Copies a panel of B, at most [`COLUMNS`] wide, and 0 to that width.
-fn pack_right(right: Matrix<'_, f32>, packed: &mut [f32]) {
+/// Copies some of B's rows into all its panels, or some of its columns into theirs; a row of
+/// `packed` is a panel. Where the matrix ends, panels are filled up with 0.
+fn pack_right(right: Matrix<'_, f32>, packed: &mut MatrixMut<'_, f32>) {
     let [depth, columns] = right.size();
+    let [panels, len] = packed.size();
     assert!(
-        columns <= COLUMNS && packed.len() >= depth * COLUMNS,
-        "a panel of B"
+        depth * COLUMNS <= len && columns <= panels * COLUMNS,
+        "panels of B"
     );
-    for first in [0, LANES] {
-        let count = columns.saturating_sub(first).min(LANES);
-        let (panel, size) = (packed[first..].as_mut_ptr(), [COLUMNS, LANES]);
-        // SAFETY: `depth` x `count` elements of a matrix, into half of a panel; where `count` is 0
-        // nothing is read.
-        unsafe {
-            if let Some((start, stride)) = right.contiguous_rows() {
-                avx512::copy_rows(start.wrapping_add(first), stride, count, depth, panel, size);
-            } else {
-                let (start, stride) = right.contiguous_columns();
-                let start = start.wrapping_add(first * stride);
-                avx512::transpose_rows(start, stride, count, depth, panel, size);
-            }
+    if let Some((start, stride)) = right.contiguous_rows() {
+        let panels: Vec<_> = (0..panels)
+            .map(|panel| Panel {
+                first: panel * COLUMNS,
+                columns: COLUMNS.min(columns - panel * COLUMNS),
+                width: COLUMNS,
+                start: panel * packed.row_stride(),
+            })
+            .collect();
+        let destination = packed.row(0).as_mut_ptr();
+        // SAFETY: `depth` rows of the matrix, into as many rows of panels that are this matrix's.
+        unsafe { avx512::copy_rows(start, stride, depth, &panels, destination) };
+    } else {
+        assert_eq!(panels, 1, "columns are packed a panel at a time");
+        let (start, stride) = right.contiguous_columns();
+        for first in [0, LANES] {
+            let count = columns.saturating_sub(first).min(LANES);
+            let source = start.wrapping_add(first * stride);
+            let panel = packed.row(0)[first..].as_mut_ptr();
+            // SAFETY: `count` columns of the matrix, into half of a panel.
+            unsafe {
+                avx512::transpose_rows(source, stride, count, depth, panel, [COLUMNS, LANES])
+            };
         }
     }
 }
