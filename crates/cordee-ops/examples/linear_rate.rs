@@ -56,10 +56,10 @@ fn main() {
         let rates = [
             median_rate(flops, || drop(linear::forward(&x, weight).unwrap())),
             median_rate(flops, || {
-                drop(linear::backward_input(&[Branch { dy: &dy, weight }]).unwrap())
+                drop(linear::backward_input(&[Branch { dy: &dy, weight }]).unwrap());
             }),
             median_rate(flops, || {
-                linear::backward_weight(&dy, &x, &mut dweight).unwrap()
+                linear::backward_weight(&dy, &x, &mut dweight).unwrap();
             }),
         ];
         println!(

@@ -12,6 +12,11 @@
 //! This crate knows operators, not models: nothing here knows which layer calls it, what is
 //! sharded, or what is kept between forward and backward.
 
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined into a loop is not compiled for the vectors the loop is (`simd`)"
+)]
+
 pub mod adamw;
 pub mod attention;
 pub mod embedding;
@@ -25,6 +30,7 @@ pub mod layer_norm;
 pub mod linear;
 mod matrix;
 mod operand;
+#[cfg(target_arch = "x86_64")]
 mod panels;
 pub mod random;
 mod reduce;

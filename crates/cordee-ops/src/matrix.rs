@@ -3,15 +3,16 @@
 //! Home of most of the crate's `unsafe`: it hands out disjoint windows of one matrix to several
 //! threads, lends memory that is yet to be written, and calls the `gemm` crate, which takes pointers.
 
-use std::{any::TypeId, marker::PhantomData, ops::Range, slice};
+#[cfg(target_arch = "x86_64")]
+use std::any::TypeId;
+use std::{marker::PhantomData, ops::Range, slice};
 
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use crate::{
-    float::Float,
-    panels::{self, Threads},
-};
+use crate::float::Float;
+#[cfg(target_arch = "x86_64")]
+use crate::panels::{self, Threads};
 
 /// Height of the tiles that [`parallel_product`] hands to threads. The same for any number of
 /// threads, because `gemm` orders its sums by the shape of a call.
@@ -239,6 +240,7 @@ pub(crate) enum Write {
 }
 
 /// The matrices of a product in f32, if that is what they are and the processor has our kernels.
+#[cfg(target_arch = "x86_64")]
 fn for_panels<'d, 'a, T: Float>(
     destination: &'d mut MatrixMut<'_, T>,
     left: Matrix<'a, T>,
@@ -276,6 +278,7 @@ pub(crate) fn product<T: Float>(
     assert_eq!(destination.rows, left.rows, "rows of a product");
     assert_eq!(destination.columns, right.columns, "columns of a product");
     assert_eq!(left.columns, right.rows, "summed dimension of a product");
+    #[cfg(target_arch = "x86_64")]
     if let Some((mut destination, left, right)) = for_panels(destination, left, right) {
         let scale = scale.wide() as f32;
         return panels::product(&mut destination, write, scale, left, right, Threads::One);
@@ -317,6 +320,7 @@ pub(crate) fn parallel_product<T: Float>(
     left: Matrix<'_, T>,
     right: Matrix<'_, T>,
 ) {
+    #[cfg(target_arch = "x86_64")]
     if let Some((mut destination, left, right)) = for_panels(&mut destination, left, right) {
         return panels::product(&mut destination, write, 1.0, left, right, Threads::All);
     }

@@ -139,7 +139,7 @@ pub(super) unsafe fn transpose_rows(
                 _mm_prefetch::<_MM_HINT_T0>(source.wrapping_add(AHEAD).cast());
             }
         }
-        let block = transposed(block);
+        let block = transposed(&block);
         for (p, &column) in block.iter().enumerate() {
             if p < count {
                 let panel = panel.wrapping_add((start + p) * width);
@@ -199,7 +199,7 @@ pub(super) unsafe fn copy_rows(
 
 /// Rows and columns of a 16 x 16 block exchanged.
 #[target_feature(enable = "avx512f")]
-fn transposed(rows: [__m512; LANES]) -> [__m512; LANES] {
+fn transposed(rows: &[__m512; LANES]) -> [__m512; LANES] {
     let zero = _mm512_setzero_ps();
     // Within each quarter of a register: 4 x 4 blocks of rows 4i .. 4i + 4.
     let mut quads = [zero; LANES];

@@ -321,7 +321,7 @@ fn pack_right(right: Matrix<'_, f32>, packed: &mut MatrixMut<'_, f32>) {
             let panel = packed.row(0)[first..].as_mut_ptr();
             // SAFETY: `count` columns of the matrix, into half of a panel.
             unsafe {
-                avx512::transpose_rows(source, stride, count, depth, panel, [COLUMNS, LANES])
+                avx512::transpose_rows(source, stride, count, depth, panel, [COLUMNS, LANES]);
             };
         }
     }
