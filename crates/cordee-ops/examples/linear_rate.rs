@@ -4,7 +4,8 @@
 
 #![expect(
     clippy::unwrap_used,
-    reason = "an example ends where something is wrong"
+    clippy::print_stdout,
+    reason = "a program that measures, prints, and ends where something is wrong"
 )]
 
 use std::time::Instant;
@@ -54,7 +55,7 @@ fn main() {
         let dy = Tensor::ones((n, output), DType::F32, &Device::Cpu).unwrap();
         let flops = 2.0 * (n * input * output) as f64;
         let rates = [
-            median_rate(flops, || drop(linear::forward(&x, weight).unwrap())),
+            median_rate(flops, || drop(linear::forward(&x, weight, None).unwrap())),
             median_rate(flops, || {
                 drop(linear::backward_input(&[Branch { dy: &dy, weight }]).unwrap());
             }),
