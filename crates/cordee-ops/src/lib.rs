@@ -19,6 +19,7 @@
 
 pub mod adamw;
 pub mod attention;
+mod elements;
 pub mod embedding;
 mod error;
 mod float;

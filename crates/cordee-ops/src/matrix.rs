@@ -216,17 +216,18 @@ impl<'a, T: Float> MatrixMut<'a, T> {
     }
 }
 
-/// A vector of `len` numbers, every one of which `write` writes before it reads it.
+/// A vector of `len` numbers, whatever they are: the caller writes each before anybody reads it.
 ///
 /// Clearing memory that is overwritten at once would be a pass of its own over every activation.
-pub(crate) fn written<T: Float>(len: usize, write: impl FnOnce(&mut [T])) -> Vec<T> {
+#[expect(
+    clippy::uninit_vec,
+    reason = "callers write every element, which are plain numbers"
+)]
+pub(crate) fn unwritten<T: Float>(len: usize) -> Vec<T> {
     let mut values = Vec::with_capacity(len);
-    // SAFETY: `len` numbers fit. `T` is f32 or f64, of which any bits are a value, nothing is
-    // dropped, and callers write before they read, as they promise.
-    unsafe {
-        write(slice::from_raw_parts_mut(values.as_mut_ptr(), len));
-        values.set_len(len);
-    }
+    // SAFETY: `len` numbers fit. `T` is f32 or f64, of which any bits are a value, and callers
+    // write before they read, as they promise.
+    unsafe { values.set_len(len) };
     values
 }
 

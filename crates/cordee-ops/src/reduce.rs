@@ -12,7 +12,7 @@ const BLOCK: usize = 512;
 
 /// The sum of `f(a, b)` over two slices of one length.
 #[inline(always)]
-fn sum_of<T: Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
+pub(crate) fn sum_of<T: Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
     debug_assert_eq!(a.len(), b.len());
     let mut total = 0.0;
     for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {

@@ -48,35 +48,35 @@ fn detect() -> Vectors {
 macro_rules! vectorised {
     ($(
         $(#[$doc:meta])*
-        $visibility:vis fn $name:ident<$float:ident: Float>(
+        $visibility:vis fn $name:ident<$($generic:ident: $bound:ident),+>(
             $($argument:ident: $type:ty),* $(,)?
         ) $(-> $result:ty)? $body:block
     )*) => {$(
         $(#[$doc])*
-        $visibility fn $name<$float: Float>($($argument: $type),*) $(-> $result)? {
+        $visibility fn $name<$($generic: $bound),+>($($argument: $type),*) $(-> $result)? {
             #[inline(always)]
-            fn body<$float: Float>($($argument: $type),*) $(-> $result)? $body
+            fn body<$($generic: $bound),+>($($argument: $type),*) $(-> $result)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2<$float: Float>($($argument: $type),*) $(-> $result)? {
-                body($($argument),*)
+            fn avx2<$($generic: $bound),+>($($argument: $type),*) $(-> $result)? {
+                body::<$($generic),+>($($argument),*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-            fn avx512<$float: Float>($($argument: $type),*) $(-> $result)? {
-                body($($argument),*)
+            fn avx512<$($generic: $bound),+>($($argument: $type),*) $(-> $result)? {
+                body::<$($generic),+>($($argument),*)
             }
 
             match crate::simd::vectors() {
-                crate::simd::Vectors::Baseline => body($($argument),*),
+                crate::simd::Vectors::Baseline => body::<$($generic),+>($($argument),*),
                 // SAFETY: `vectors` has found the features on this processor.
                 #[cfg(target_arch = "x86_64")]
-                crate::simd::Vectors::Avx2 => unsafe { avx2($($argument),*) },
+                crate::simd::Vectors::Avx2 => unsafe { avx2::<$($generic),+>($($argument),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                crate::simd::Vectors::Avx512 => unsafe { avx512($($argument),*) },
+                crate::simd::Vectors::Avx512 => unsafe { avx512::<$($generic),+>($($argument),*) },
             }
         }
     )*};

@@ -13,8 +13,9 @@ use super::{
 };
 use crate::{
     float::Float,
-    matrix::{Matrix, MatrixMut, Write, product},
+    matrix::{Matrix, MatrixMut, Write, product, unwritten},
     reduce,
+    simd::vectorised,
 };
 
 /// What comes from the forward, and the gradient of its output.
@@ -43,7 +44,7 @@ struct Task<'a, T> {
 /// what they add to dk and dv has one order.
 pub(super) fn backward<T: Float>(inputs: &Heads<'_, T>, saved: &Saved<'_, T>) -> [Vec<T>; 3] {
     let (sizes, sequences) = (inputs.sizes, inputs.sees.sequences);
-    let mut dq = vec![T::ZERO; inputs.q.len()];
+    let mut dq = unwritten(inputs.q.len());
     let mut dk = vec![T::ZERO; inputs.k.len()];
     let mut dv = vec![T::ZERO; inputs.v.len()];
     let tasks: Vec<_> = bands(inputs, &mut dq, sizes.group())
@@ -68,8 +69,8 @@ fn backward_task<T: Float>(inputs: &Heads<'_, T>, saved: &Saved<'_, T>, mut task
     let (sizes, len) = (inputs.sizes, task.sequence.len());
     let block = inputs.block(len);
     let mut scratch = Scratch {
-        probabilities: vec![T::ZERO; block],
-        gradients: vec![T::ZERO; block],
+        probabilities: unwritten(block),
+        gradients: unwritten(block),
     };
     for member in 0..sizes.group() {
         let query_head = task.kv_head * sizes.group() + member;
@@ -171,16 +172,13 @@ impl<'a, T: Float> Head<'a, T> {
         for (query, (scores, gradients)) in queries.clone().zip(rows) {
             let (lse, seen) = (self.lse[query], self.sees.keys(query));
             let seen = seen.start - keys.start..seen.end - keys.start;
-            let mean = T::of(reduce::dot(self.dout.row(query), self.out.row(query)));
-            for hidden in [0..seen.start, seen.end..keys.len()] {
-                scores[hidden.clone()].fill(T::ZERO);
-                gradients[hidden].fill(T::ZERO);
-            }
-            let pairs = scores[seen.clone()].iter_mut().zip(&mut gradients[seen]);
-            for (score, gradient) in pairs {
-                *score = (*score - lse).exp();
-                *gradient = *score * (*gradient - mean) * self.scale;
-            }
+            let of_query = Query {
+                dout: self.dout.row(query),
+                out: self.out.row(query),
+                lse,
+                scale: self.scale,
+            };
+            score_gradients(scores, gradients, seen, &of_query);
         }
 
         let probabilities = Matrix::new(probabilities, queries.len(), keys.len());
@@ -197,5 +195,35 @@ impl<'a, T: Float> Head<'a, T> {
         let mut dk = dk.window(keys.clone(), columns);
         product(&mut dk, Write::Add, T::ONE, gradients.transposed(), q);
         product(dq, Write::Replace, T::ONE, gradients, k);
+    }
+}
+
+/// What the gradients of a query's scores are made from.
+struct Query<'a, T> {
+    dout: &'a [T],
+    out: &'a [T],
+    lse: T,
+    scale: T,
+}
+
+vectorised! {
+    /// Replaces scores by probabilities, and gradients of probabilities by those of the products of
+    /// queries and keys; by 0 where nothing is seen.
+    fn score_gradients<T: Float>(
+        scores: &mut [T],
+        gradients: &mut [T],
+        seen: Range<usize>,
+        query: &Query<'_, T>,
+    ) {
+        for hidden in [0..seen.start, seen.end..scores.len()] {
+            scores[hidden.clone()].fill(T::ZERO);
+            gradients[hidden].fill(T::ZERO);
+        }
+        let mean = T::of(reduce::dot(query.dout, query.out));
+        let pairs = scores[seen.clone()].iter_mut().zip(&mut gradients[seen]);
+        for (score, gradient) in pairs {
+            *score = (*score - query.lse).exp();
+            *gradient = *score * (*gradient - mean) * query.scale;
+        }
     }
 }

@@ -6,9 +6,11 @@ use rayon::prelude::*;
 
 use super::{Sees, Sizes};
 use crate::{
+    elements,
     float::Float,
-    matrix::{Matrix, MatrixMut, Write, product},
+    matrix::{Matrix, MatrixMut, Write, product, unwritten},
     reduce,
+    simd::vectorised,
 };
 
 /// Queries of a block. Scores of a block are the only memory that grows with the length.
@@ -56,8 +58,8 @@ struct Task<'a, T> {
 /// The output, `[tokens, heads, head_dim]`, and the log-sum-exp, `[heads, tokens]`.
 pub(super) fn forward<T: Float>(inputs: &Heads<'_, T>) -> (Vec<T>, Vec<T>) {
     let sizes = inputs.sizes;
-    let mut out = vec![T::ZERO; inputs.q.len()];
-    let mut lse = vec![T::ZERO; sizes.heads * sizes.tokens];
+    let mut out = unwritten(inputs.q.len());
+    let mut lse = unwritten(sizes.heads * sizes.tokens);
     tasks(inputs, &mut out, &mut lse)
         .into_par_iter()
         .for_each(|task| forward_task(inputs, task));
@@ -109,7 +111,7 @@ fn forward_task<T: Float>(inputs: &Heads<'_, T>, task: Task<'_, T>) {
     let q = head_matrix(inputs.q, sizes, sizes.heads, &sequence, head);
     let k = head_matrix(inputs.k, sizes, sizes.kv_heads, &sequence, kv_head);
     let v = head_matrix(inputs.v, sizes, sizes.kv_heads, &sequence, kv_head);
-    let mut scores = vec![T::ZERO; inputs.block(len)];
+    let mut scores = unwritten(inputs.block(len));
     for start in (0..len).step_by(QUERIES) {
         let queries = start..(start + QUERIES).min(len);
         let keys = inputs.sees.keys_of_block(&queries);
@@ -143,22 +145,19 @@ fn forward_task<T: Float>(inputs: &Heads<'_, T>, task: Task<'_, T>) {
             v.rows(keys),
         );
         for (query, &inverse_sum) in inverse_sums[..queries.len()].iter().enumerate() {
-            for out in out.row(query) {
-                *out *= inverse_sum;
-            }
+            elements::scale(out.row(query), inverse_sum);
         }
     }
 }
 
-/// Replaces the scores that are seen by their exponentials, after the largest is subtracted, and
-/// the others by 0. Returns the largest score and the sum of the exponentials.
-fn exponentials<T: Float>(scores: &mut [T], seen: Range<usize>) -> (T, f64) {
-    scores[..seen.start].fill(T::ZERO);
-    scores[seen.end..].fill(T::ZERO);
-    let seen = &mut scores[seen];
-    let largest = reduce::max(seen);
-    for score in &mut *seen {
-        *score = (*score - largest).exp();
+vectorised! {
+    /// Replaces the scores that are seen by their exponentials, after the largest is subtracted,
+    /// and the others by 0. Returns the largest score and the sum of the exponentials.
+    fn exponentials<T: Float>(scores: &mut [T], seen: Range<usize>) -> (T, f64) {
+        scores[..seen.start].fill(T::ZERO);
+        scores[seen.end..].fill(T::ZERO);
+        let seen = &mut scores[seen];
+        let largest = reduce::max(seen);
+        (largest, reduce::exponentials(seen, largest))
     }
-    (largest, reduce::sum(seen))
 }

@@ -2,7 +2,10 @@
 
 use rayon::prelude::*;
 
-use crate::{float::Float, matrix::MatrixMut};
+use crate::{
+    float::Float,
+    matrix::{MatrixMut, unwritten},
+};
 
 /// Tokens that one task gathers.
 const TOKENS: usize = 256;
@@ -11,7 +14,7 @@ const TOKENS: usize = 256;
 const COLUMNS: usize = 64;
 
 pub(super) fn forward<T: Float>(tokens: &[u32], weight: &[T], dim: usize, scale: T) -> Vec<T> {
-    let mut y = vec![T::ZERO; tokens.len() * dim];
+    let mut y = unwritten(tokens.len() * dim);
     y.par_chunks_mut(TOKENS * dim)
         .zip(tokens.par_chunks(TOKENS))
         .for_each(|(y, tokens)| {

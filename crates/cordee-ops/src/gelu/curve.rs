@@ -19,12 +19,12 @@ pub(crate) trait Curve {
 const RANGE: f64 = 12.0;
 
 // Comparisons rather than `clamp`, which would cost loops their vectors on a NaN.
-#[inline]
+#[inline(always)]
 fn not_below<T: Float>(x: T) -> T {
     if x < T::of(-RANGE) { T::of(-RANGE) } else { x }
 }
 
-#[inline]
+#[inline(always)]
 fn not_above<T: Float>(x: T) -> T {
     if x > T::of(RANGE) { T::of(RANGE) } else { x }
 }
@@ -36,13 +36,13 @@ pub(crate) struct Exact;
 pub(crate) struct Tanh;
 
 impl Curve for Exact {
-    #[inline]
+    #[inline(always)]
     fn value<T: Float>(x: T) -> T {
         x * distribution(x)
     }
 
     /// The slope is Phi(x) + x * phi(x), with phi the normal density.
-    #[inline]
+    #[inline(always)]
     fn value_and_slope<T: Float>(x: T) -> (T, T) {
         let distribution = distribution(x);
         // 1 / sqrt(2 pi) = (2 / sqrt(pi)) / (2 sqrt(2))
@@ -53,7 +53,7 @@ impl Curve for Exact {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn distribution<T: Float>(x: T) -> T {
     T::of(0.5) * (T::ONE + (x * T::of(FRAC_1_SQRT_2)).erf())
 }
@@ -65,14 +65,14 @@ const CUBIC: f64 = 0.044_715;
 const TWICE_ROOT: f64 = 2.0 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
 
 impl Curve for Tanh {
-    #[inline]
+    #[inline(always)]
     fn value<T: Float>(x: T) -> T {
         Self::value_and_slope(x).0
     }
 
     /// With e = exp(-v), v = a x (1 + b x^2) and s = 1 / (1 + e) the sigmoid of v: the slope is
     /// s + x * s * (1 - s) * a (1 + 3 b x^2), in which 1 - s = e * s.
-    #[inline]
+    #[inline(always)]
     fn value_and_slope<T: Float>(x: T) -> (T, T) {
         let above = not_below(x);
         let x = not_above(above);

@@ -6,8 +6,9 @@ use rayon::prelude::*;
 
 use super::Targets;
 use crate::{
+    elements,
     float::Float,
-    matrix::{Matrix, MatrixMut, Write, parallel_product, written},
+    matrix::{Matrix, MatrixMut, Write, parallel_product, unwritten},
     reduce,
     simd::vectorised,
 };
@@ -73,7 +74,7 @@ impl<'a, T: Float> Head<'a, T> {
     /// Memory for the logits of the longest chunk.
     fn scratch(&self) -> Vec<T> {
         let longest = self.chunks().next().map_or(0, |chunk| chunk.len());
-        vec![T::ZERO; longest * self.vocab()]
+        unwritten(longest * self.vocab())
     }
 
     /// The negative log-likelihood of each token.
@@ -92,18 +93,17 @@ impl<'a, T: Float> Head<'a, T> {
         let vocab = self.vocab();
         let mut nll = vec![0.0; self.tokens()];
         let mut scratch = self.scratch();
-        let dx = written(self.x.len(), |dx| {
-            for chunk in self.chunks() {
-                let logits = &mut scratch[..chunk.len() * vocab];
-                self.softmax(&chunk, logits, &mut nll[chunk.clone()], Keep::Gradient);
-                let dlogits = Matrix::new(logits, chunk.len(), vocab);
-                let dx = &mut dx[chunk.start * self.dim..chunk.end * self.dim];
-                let dx = MatrixMut::new(dx, chunk.len(), self.dim);
-                parallel_product(dx, Write::Replace, dlogits, self.weight());
-                let dweight = MatrixMut::new(dweight, vocab, self.dim);
-                parallel_product(dweight, Write::Add, dlogits.transposed(), self.x(&chunk));
-            }
-        });
+        let mut dx = unwritten(self.x.len());
+        for chunk in self.chunks() {
+            let logits = &mut scratch[..chunk.len() * vocab];
+            self.softmax(&chunk, logits, &mut nll[chunk.clone()], Keep::Gradient);
+            let dlogits = Matrix::new(logits, chunk.len(), vocab);
+            let dx = &mut dx[chunk.start * self.dim..chunk.end * self.dim];
+            let dx = MatrixMut::new(dx, chunk.len(), self.dim);
+            parallel_product(dx, Write::Replace, dlogits, self.weight());
+            let dweight = MatrixMut::new(dweight, vocab, self.dim);
+            parallel_product(dweight, Write::Add, dlogits.transposed(), self.x(&chunk));
+        }
         (nll, dx)
     }
 
@@ -138,7 +138,7 @@ impl<'a, T: Float> Head<'a, T> {
         let target_logit = logits[target].wide();
         let (largest, sum) = exponentials(logits);
         if keep == Keep::Gradient {
-            multiply(logits, T::of(1.0 / sum));
+            elements::scale(logits, T::of(1.0 / sum));
             logits[target] -= T::ONE;
         }
         largest.wide() + sum.ln() - target_logit
@@ -151,11 +151,5 @@ vectorised! {
     fn exponentials<T: Float>(logits: &mut [T]) -> (T, f64) {
         let largest = reduce::max(logits);
         (largest, reduce::exponentials(logits, largest))
-    }
-
-    fn multiply<T: Float>(values: &mut [T], factor: T) {
-        for value in values {
-            *value *= factor;
-        }
     }
 }

@@ -2,14 +2,17 @@
 
 use rayon::prelude::*;
 
-use crate::{float::Float, reduce};
+use crate::{
+    elements::{self, BLOCK},
+    float::Float,
+    matrix::unwritten,
+    reduce,
+    simd::vectorised,
+};
 
 /// Rows of a task; also the block in which the parameters' gradients are summed, so it never
 /// changes.
 const ROWS: usize = 32;
-
-/// Elements of a task of an addition.
-const ELEMENTS: usize = 16 * 1024;
 
 /// What follows the normalisation, and what keeps it from dividing by 0.
 #[derive(Clone, Copy)]
@@ -27,50 +30,52 @@ pub(super) struct Forward<T> {
 }
 
 pub(super) fn add<T: Float>(x: &[T], residual: &[T]) -> Vec<T> {
-    let mut sum = vec![T::ZERO; x.len()];
-    let inputs = x.par_chunks(ELEMENTS).zip(residual.par_chunks(ELEMENTS));
-    sum.par_chunks_mut(ELEMENTS)
+    let mut sum = unwritten(x.len());
+    let inputs = x.par_chunks(BLOCK).zip(residual.par_chunks(BLOCK));
+    sum.par_chunks_mut(BLOCK)
         .zip(inputs)
-        .for_each(|(sum, (x, residual))| {
-            for (sum, (&x, &residual)) in sum.iter_mut().zip(x.iter().zip(residual)) {
-                *sum = x + residual;
-            }
-        });
+        .for_each(|(sum, (x, residual))| elements::add(sum, x, residual));
     sum
 }
 
 pub(super) fn forward<T: Float>(x: &[T], affine: Affine<'_, T>) -> Forward<T> {
     let dim = affine.weight.len();
-    let mut y = vec![T::ZERO; x.len()];
-    let mut mean = vec![T::ZERO; x.len() / dim];
-    let mut rstd = vec![T::ZERO; x.len() / dim];
+    let mut y = unwritten(x.len());
+    let mut mean = unwritten(x.len() / dim);
+    let mut rstd = unwritten(x.len() / dim);
     let statistics = mean.par_chunks_mut(ROWS).zip(rstd.par_chunks_mut(ROWS));
     y.par_chunks_mut(ROWS * dim)
         .zip(x.par_chunks(ROWS * dim))
         .zip(statistics)
-        .for_each(|((y, x), (mean, rstd))| {
-            let rows = y.chunks_exact_mut(dim).zip(x.chunks_exact(dim));
-            for ((y, x), (mean, rstd)) in rows.zip(mean.iter_mut().zip(rstd)) {
-                (*mean, *rstd) = normalise(x, affine, y);
-            }
-        });
+        .for_each(|((y, x), (mean, rstd))| normalise(x, affine, y, [mean, rstd]));
     Forward { y, mean, rstd }
 }
 
-/// Normalises one row and returns its mean and the reciprocal of its standard deviation. The
-/// variance is taken of the differences from the mean, which does not cancel as the difference of
-/// squares would.
-fn normalise<T: Float>(x: &[T], affine: Affine<'_, T>, y: &mut [T]) -> (T, T) {
-    let mean = T::of(reduce::sum(x) / x.len() as f64);
-    for (y, &x) in y.iter_mut().zip(x) {
-        *y = x - mean;
+vectorised! {
+    /// Normalises rows and gives each one's mean and the reciprocal of its standard deviation. The
+    /// variance is taken of the differences from the mean, which does not cancel as the difference
+    /// of squares would.
+    fn normalise<T: Float>(
+        x: &[T],
+        affine: Affine<'_, T>,
+        y: &mut [T],
+        statistics: [&mut [T]; 2],
+    ) {
+        let dim = affine.weight.len();
+        let [mean, rstd] = statistics;
+        let rows = y.chunks_exact_mut(dim).zip(x.chunks_exact(dim));
+        for ((y, x), (mean, rstd)) in rows.zip(mean.iter_mut().zip(rstd)) {
+            *mean = T::of(reduce::sum(x) / dim as f64);
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = x - *mean;
+            }
+            let variance = reduce::dot(y, y) / dim as f64;
+            *rstd = T::of(1.0 / (variance + affine.eps).sqrt());
+            for ((y, &weight), &bias) in y.iter_mut().zip(affine.weight).zip(affine.bias) {
+                *y = *y * *rstd * weight + bias;
+            }
+        }
     }
-    let variance = reduce::dot(y, y) / x.len() as f64;
-    let rstd = T::of(1.0 / (variance + affine.eps).sqrt());
-    for ((y, &weight), &bias) in y.iter_mut().zip(affine.weight).zip(affine.bias) {
-        *y = *y * rstd * weight + bias;
-    }
-    (mean, rstd)
 }
 
 /// What the backward reads.
@@ -87,15 +92,13 @@ pub(super) struct Rows<'a, T> {
 /// order.
 pub(super) fn backward<T: Float>(rows: &Rows<'_, T>, dweight: &mut [T], dbias: &mut [T]) -> Vec<T> {
     let dim = rows.weight.len();
-    let mut dx = vec![T::ZERO; rows.x.len()];
+    let mut dx = unwritten(rows.x.len());
     let partial_sums: Vec<[Vec<T>; 2]> = dx
         .par_chunks_mut(ROWS * dim)
         .enumerate()
         .map(|(block, dx)| {
             let mut partial = [vec![T::ZERO; dim], vec![T::ZERO; dim]];
-            for (row, dx) in (block * ROWS..).zip(dx.chunks_exact_mut(dim)) {
-                backward_row(rows, row, dx, &mut partial);
-            }
+            backward_rows(rows, block * ROWS, dx, &mut partial);
             partial
         })
         .collect();
@@ -114,31 +117,40 @@ pub(super) fn backward<T: Float>(rows: &Rows<'_, T>, dweight: &mut [T], dbias: &
     dx
 }
 
-/// With h = (x - mean) * rstd and g = dy * weight: dx = rstd * (g - mean(g) - h * mean(g * h)),
-/// dweight += dy * h, dbias += dy.
-fn backward_row<T: Float>(rows: &Rows<'_, T>, row: usize, dx: &mut [T], partial: &mut [Vec<T>; 2]) {
-    let dim = dx.len();
-    let range = row * dim..(row + 1) * dim;
-    let (dy, x) = (&rows.dy[range.clone()], &rows.x[range.clone()]);
-    let (mean, rstd) = (rows.mean[row], rows.rstd[row]);
-    let (mut sum, mut product) = (0.0, 0.0);
-    for ((&dy, &x), &weight) in dy.iter().zip(x).zip(rows.weight) {
-        let g = dy * weight;
-        sum += g.wide();
-        product += (g * ((x - mean) * rstd)).wide();
-    }
-    let (sum, product) = (T::of(sum / dim as f64), T::of(product / dim as f64));
-    for (((dx, &dy), &x), &weight) in dx.iter_mut().zip(dy).zip(x).zip(rows.weight) {
-        *dx = rstd * (dy * weight - sum - (x - mean) * rstd * product);
-    }
-    let [dweight, dbias] = partial;
-    for (((dweight, dbias), &dy), &x) in dweight.iter_mut().zip(dbias).zip(dy).zip(x) {
-        *dweight += dy * ((x - mean) * rstd);
-        *dbias += dy;
-    }
-    if let Some(residual) = rows.residual {
-        for (dx, &residual) in dx.iter_mut().zip(&residual[range]) {
-            *dx += residual;
+vectorised! {
+    /// The rows from `first` on. With h = (x - mean) * rstd and g = dy * weight:
+    /// dx = rstd * (g - mean(g) - h * mean(g * h)), dweight += dy * h, dbias += dy.
+    fn backward_rows<T: Float>(
+        rows: &Rows<'_, T>,
+        first: usize,
+        dx: &mut [T],
+        partial: &mut [Vec<T>; 2],
+    ) {
+        let dim = rows.weight.len();
+        let [dweight, dbias] = partial;
+        for (row, dx) in (first..).zip(dx.chunks_exact_mut(dim)) {
+            let range = row * dim..(row + 1) * dim;
+            let (dy, x) = (&rows.dy[range.clone()], &rows.x[range.clone()]);
+            let (mean, rstd) = (rows.mean[row], rows.rstd[row]);
+            for ((dx, &dy), &weight) in dx.iter_mut().zip(dy).zip(rows.weight) {
+                *dx = dy * weight;
+            }
+            let sum = reduce::sum(dx);
+            // sum(g * h) = rstd * (sum(g * x) - mean * sum(g)) would cancel; the differences do not.
+            let product = reduce::sum_of(dx, x, |g, x| g * ((x - mean) * rstd));
+            let (sum, product) = (T::of(sum / dim as f64), T::of(product / dim as f64));
+            for (dx, &x) in dx.iter_mut().zip(x) {
+                *dx = rstd * (*dx - sum - (x - mean) * rstd * product);
+            }
+            for (((dweight, dbias), &dy), &x) in dweight.iter_mut().zip(&mut *dbias).zip(dy).zip(x) {
+                *dweight += dy * ((x - mean) * rstd);
+                *dbias += dy;
+            }
+            if let Some(residual) = rows.residual {
+                for (dx, &residual) in dx.iter_mut().zip(&residual[range]) {
+                    *dx += residual;
+                }
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use cordee_memory::{View, ViewMut};
 
 use crate::{
     error::{OpError, Result},
+    matrix::unwritten,
     operand::{Operator, with_float},
     timing::Pass,
 };
@@ -96,7 +97,7 @@ pub fn backward_input(branches: &[Branch<'_>]) -> Result<Tensor> {
     let [n, _] = OP.sizes("dy", first.dy.dims(), "[n, out]")?;
     let [_, input] = OP.sizes("weight", first.weight.shape(), "[out, in]")?;
     with_float!(OP.dtype("dy", first.dy)?, T => {
-        let mut dx = vec![0.0; n * input];
+        let mut dx = unwritten(n * input);
         for (index, branch) in branches.iter().enumerate() {
             let [output, _] = OP.sizes("weight", branch.weight.shape(), "[out, in]")?;
             let dy = OP.tensor::<T>("dy", branch.dy, &[n, output])?;

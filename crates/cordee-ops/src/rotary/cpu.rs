@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::table::Waves;
-use crate::{float::Float, sequences::Sequences};
+use crate::{float::Float, matrix::unwritten, sequences::Sequences, simd::vectorised};
 
 /// Tokens of a task.
 const TOKENS: usize = 64;
@@ -18,7 +18,7 @@ pub(super) fn rotate<T: Float>(
 ) -> Vec<T> {
     let half = waves.half;
     let width = heads * 2 * half;
-    let mut y = vec![T::ZERO; x.len()];
+    let mut y = unwritten(x.len());
     let blocks = y
         .par_chunks_mut(TOKENS * width)
         .zip(x.par_chunks(TOKENS * width));
@@ -30,24 +30,28 @@ pub(super) fn rotate<T: Float>(
             let start = position * half;
             let cos = &waves.cos[start..start + half];
             let sin = &waves.sin[start..start + half];
-            for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
-                rotate_head(x, cos, sin, direction, y);
-            }
+            rotate_heads(x, [cos, sin], direction, y);
         }
     });
     y
 }
 
-#[inline]
-fn rotate_head<T: Float>(x: &[T], cos: &[T], sin: &[T], direction: T, y: &mut [T]) {
-    let (first, second) = x.split_at(cos.len());
-    let (y_first, y_second) = y.split_at_mut(cos.len());
-    let pairs = first.iter().zip(second);
-    let angles = cos.iter().zip(sin);
-    let outputs = y_first.iter_mut().zip(y_second);
-    for (((&a, &b), (&cos, &sin)), (y_a, y_b)) in pairs.zip(angles).zip(outputs) {
-        let sin = sin * direction;
-        *y_a = a * cos - b * sin;
-        *y_b = b * cos + a * sin;
+vectorised! {
+    /// Rotates the heads of one token.
+    fn rotate_heads<T: Float>(x: &[T], angles: [&[T]; 2], direction: T, y: &mut [T]) {
+        let [cos, sin] = angles;
+        let head_dim = 2 * cos.len();
+        for (y, x) in y.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
+            let (first, second) = x.split_at(cos.len());
+            let (y_first, y_second) = y.split_at_mut(cos.len());
+            let pairs = first.iter().zip(second);
+            let angles = cos.iter().zip(sin);
+            let outputs = y_first.iter_mut().zip(y_second);
+            for (((&a, &b), (&cos, &sin)), (y_a, y_b)) in pairs.zip(angles).zip(outputs) {
+                let sin = sin * direction;
+                *y_a = a * cos - b * sin;
+                *y_b = b * cos + a * sin;
+            }
+        }
     }
 }

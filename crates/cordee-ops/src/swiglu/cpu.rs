@@ -2,33 +2,25 @@
 
 use rayon::prelude::*;
 
-use crate::{float::Float, matrix::written, simd::vectorised};
-
-/// Elements of a task.
-const BLOCK: usize = 16 * 1024;
+use crate::{elements::BLOCK, float::Float, matrix::unwritten, simd::vectorised};
 
 pub(super) fn forward<T: Float>(gate: &[T], up: &[T]) -> Vec<T> {
-    written(gate.len(), |y| {
-        y.par_chunks_mut(BLOCK)
-            .zip(gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK)))
-            .for_each(|(y, (gate, up))| forward_block(y, gate, up));
-    })
+    let mut y = unwritten(gate.len());
+    y.par_chunks_mut(BLOCK)
+        .zip(gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK)))
+        .for_each(|(y, (gate, up))| forward_block(y, gate, up));
+    y
 }
 
 pub(super) fn backward<T: Float>(dy: &[T], gate: &[T], up: &[T]) -> (Vec<T>, Vec<T>) {
-    let mut dup = Vec::new();
-    let dgate = written(gate.len(), |dgate| {
-        dup = written(gate.len(), |dup| {
-            let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK));
-            dgate
-                .par_chunks_mut(BLOCK)
-                .zip(dup.par_chunks_mut(BLOCK))
-                .zip(dy.par_chunks(BLOCK).zip(inputs))
-                .for_each(|((dgate, dup), (dy, (gate, up)))| {
-                    backward_block([dgate, dup], dy, gate, up);
-                });
-        });
-    });
+    let mut dgate = unwritten(gate.len());
+    let mut dup = unwritten(gate.len());
+    let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK));
+    dgate
+        .par_chunks_mut(BLOCK)
+        .zip(dup.par_chunks_mut(BLOCK))
+        .zip(dy.par_chunks(BLOCK).zip(inputs))
+        .for_each(|((dgate, dup), (dy, (gate, up)))| backward_block([dgate, dup], dy, gate, up));
     (dgate, dup)
 }
 
