@@ -7,12 +7,15 @@ use cordee_comm::ProcessGroup;
 use cordee_config::{ModelConfig, Plan};
 use cordee_data::{Batch, DataError};
 use cordee_model::{Model, Parameter};
-use cordee_ops::random::Stream;
+use cordee_ops::{
+    random::Stream,
+    timing::{self, Entry, Pass},
+};
 use cordee_protocol::{BenchPart, BenchReport};
 
 use crate::{
     TrainError,
-    learner::Learner,
+    learner::{Learner, Times},
     optimizer::Update,
     progress::{Stopwatch, peaks_of_ranks},
     schedule::learning_rate,
@@ -44,7 +47,8 @@ pub fn bench(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchRep
     for index in 0..bench.warmup + bench.steps {
         if index == bench.warmup {
             drawing.take();
-            learner.times = crate::learner::Times::default();
+            learner.times = Times::default();
+            timing::start();
         }
         let started = Instant::now();
         losses.push(step(bench, &mut learner, &mut drawing, index as u64)?);
@@ -53,12 +57,13 @@ pub fn bench(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchRep
         }
     }
 
+    let operators = timing::take();
     let peaks = peaks_of_ranks(learner.group)?;
     Ok(BenchReport {
         parameters: model.parameter_count() as u64,
         tokens_per_step: bench.plan.tokens_per_step,
         flops_per_token: flops_per_token(&model, &config.model, config.data.seq_len),
-        parts: parts(&mut learner, &mut drawing, &step_s),
+        parts: parts(&operators, &mut learner.times, &mut drawing, &step_s),
         step_s,
         first_loss: losses[0],
         last_loss: losses[losses.len() - 1],
@@ -124,30 +129,39 @@ fn flops_per_token(model: &Model, config: &ModelConfig, seq_len: usize) -> f64 {
     6.0 * (multiplied + config.layers * width * seq_len) as f64
 }
 
-/// Seconds per step of each kind of work, the rest of the step last.
-fn parts(learner: &mut Learner<'_>, drawing: &mut Stopwatch, step_s: &[f64]) -> Vec<BenchPart> {
+/// Seconds per step of each kind of work: the model's operators, then what is around them, then the
+/// rest of the step.
+fn parts(
+    operators: &[Entry],
+    times: &mut Times,
+    drawing: &mut Stopwatch,
+    step_s: &[f64],
+) -> Vec<BenchPart> {
     let steps = step_s.len() as f64;
-    let times = &mut learner.times;
-    let mut parts: Vec<BenchPart> = [
-        ("data", drawing),
-        ("collectives", &mut times.collectives),
-        ("gradient norm", &mut times.gradient_norm),
-        ("optimizer", &mut times.optimizer),
-    ]
-    .into_iter()
-    .map(|(name, watch)| BenchPart {
+    let part = |name: &str, pass: Option<Pass>, calls: f64, seconds: f64| BenchPart {
         name: name.to_owned(),
-        pass: None,
-        calls: 1.0,
-        seconds: watch.take() / steps,
-    })
-    .collect();
+        pass: pass.map(|pass| pass.name().to_owned()),
+        calls,
+        seconds,
+    };
+    // The operators of the update are part of what has a stopwatch of its own.
+    let of_model = operators.iter().filter(|entry| entry.pass != Pass::Update);
+    let mut parts: Vec<BenchPart> = of_model
+        .map(|entry| {
+            let (calls, seconds) = (entry.calls as f64 / steps, entry.seconds / steps);
+            part(entry.operator, Some(entry.pass), calls, seconds)
+        })
+        .collect();
+    parts.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    let around = [
+        ("optimizer", &mut times.optimizer),
+        ("gradient norm", &mut times.gradient_norm),
+        ("collectives", &mut times.collectives),
+        ("data", drawing),
+    ];
+    parts.extend(around.map(|(name, watch)| part(name, None, 1.0, watch.take() / steps)));
     let known: f64 = parts.iter().map(|part| part.seconds).sum();
-    parts.push(BenchPart {
-        name: "rest".to_owned(),
-        pass: None,
-        calls: 1.0,
-        seconds: step_s.iter().sum::<f64>() / steps - known,
-    });
+    let all = step_s.iter().sum::<f64>() / steps;
+    parts.push(part("rest", None, 1.0, all - known));
     parts
 }

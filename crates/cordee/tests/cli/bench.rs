@@ -54,7 +54,15 @@ fn the_figures_follow_from_each_other() {
         .map(|part| part["seconds"].as_f64().unwrap())
         .sum();
     assert!(seconds * 1e3 >= least && seconds * 1e3 <= most, "{parts:?}");
-    assert!(parts.iter().any(|part| part["name"] == "optimizer"));
+    for (name, pass) in [
+        ("linear", "forward".into()),
+        ("attention", "backward".into()),
+        ("optimizer", Value::Null),
+    ] {
+        let of = |part: &&Value| part["name"] == name && part["pass"] == pass;
+        let part = parts.iter().find(of).unwrap();
+        assert!(part["seconds"].as_f64().unwrap() > 0.0, "{part}");
+    }
 }
 
 #[test]
