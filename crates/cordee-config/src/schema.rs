@@ -61,14 +61,16 @@ section! {
         pub seq_len: usize,
         /// Where text comes from.
         pub sources: Vec<SourceConfig>,
-        /// A `tokenizer.json` to use; when absent, a byte-level BPE vocabulary of `vocab_size` is
-        /// trained on the training split.
+        /// A tokenizer to use: a `tokenizer.json`, or the directory that holds one; the files beside
+        /// it say which token ends a text and how conversations are written. When absent, a
+        /// byte-level BPE vocabulary of `vocab_size` is trained on the training split.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub tokenizer: Option<PathBuf>,
         /// Size of the vocabulary that is trained when no `tokenizer` is given.
         #[serde(default = "defaults::vocab_size")]
         pub vocab_size: usize,
-        /// Share of each source, from its end, that is held out for validation.
+        /// Share of each source that is held out for validation: of text its end, of examples those
+        /// whose prompts have the smallest hashes, so that no prompt is on both sides.
         #[serde(default = "defaults::validation_fraction")]
         pub validation_fraction: f64,
         /// Where tokenised shards are kept; `$XDG_CACHE_HOME/cordee` or `~/.cache/cordee` when
@@ -79,21 +81,70 @@ section! {
 }
 
 section! {
-    /// `[[data.sources]]`: one body of text.
+    /// `[[data.sources]]`: one body of text, or of examples.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[serde(deny_unknown_fields)]
     pub struct SourceConfig {
         /// Name in metrics; unique.
         pub name: String,
-        /// A UTF-8 text file, or a directory whose `.txt` files are read in order of their names.
+        /// A UTF-8 file, or a directory whose files are read in order of their names: those that end
+        /// in `.txt`, or in `.jsonl` where that is the format.
         pub path: PathBuf,
+        /// What stands in it.
+        #[serde(default)]
+        pub format: SourceFormat,
         /// Share of the training sequences, relative to the other sources; in proportion to its
         /// tokens when absent (then for all sources).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub weight: Option<f64>,
-        /// Text between documents; the whole file is one document when absent.
+        /// Text between documents; the whole file is one document when absent. Only for text.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub document_separator: Option<String>,
+        /// The key of an example's prompt; `prompt` when absent. Only for `jsonl`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub prompt_key: Option<String>,
+        /// The key of an example's completion; `completion` when absent. Only for `jsonl`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub completion_key: Option<String>,
+        /// The key of an example's messages; `messages` when absent. Only for `jsonl`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub messages_key: Option<String>,
+        /// What becomes of an example of more than `seq_len + 1` tokens; `skip` when absent. Only for
+        /// `jsonl`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub too_long: Option<TooLong>,
+    }
+}
+
+choice! {
+    /// What stands in the files of a source.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    pub enum SourceFormat {
+        /// Running text, all of which is learned.
+        #[default]
+        #[serde(rename = "text")]
+        Text,
+        /// An example a line, as JSON: a prompt and the completion that is learned, or the messages
+        /// of a conversation, of which the assistant's are learned.
+        #[serde(rename = "jsonl")]
+        Jsonl,
+    }
+}
+
+choice! {
+    /// What becomes of an example that is longer than a sequence.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    pub enum TooLong {
+        /// It is left out; a warning says how many are.
+        #[default]
+        #[serde(rename = "skip")]
+        Skip,
+        /// It loses its end; a warning says how many do.
+        #[serde(rename = "truncate")]
+        Truncate,
+        /// The run does not start, and the example is named.
+        #[serde(rename = "error")]
+        Error,
     }
 }
 

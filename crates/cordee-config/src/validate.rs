@@ -8,7 +8,9 @@ use std::{collections::HashSet, fmt::Display};
 
 use crate::{
     names::key_in_words,
-    schema::{Config, DataConfig, OptimizerConfig, ScheduleConfig},
+    schema::{
+        Config, DataConfig, OptimizerConfig, ScheduleConfig, SourceConfig, SourceFormat,
+    },
     units::ByteSize,
 };
 
@@ -152,6 +154,36 @@ impl Problems {
             if source.document_separator.as_deref() == Some("") {
                 self.add(&format!("{path}.document_separator"), "must not be empty");
             }
+            self.format(&path, source);
+        }
+    }
+
+    /// Keys of one format in a source of the other, and keys of examples that contradict each other.
+    fn format(&mut self, path: &str, source: &SourceConfig) {
+        let separator = ("document_separator", source.document_separator.is_some());
+        let of_examples = [
+            ("prompt_key", source.prompt_key.is_some()),
+            ("completion_key", source.completion_key.is_some()),
+            ("messages_key", source.messages_key.is_some()),
+            ("too_long", source.too_long.is_some()),
+        ];
+        let (foreign, format, own): (&[_], _, _) = match source.format {
+            SourceFormat::Text => (&of_examples, "text", "jsonl"),
+            SourceFormat::Jsonl => (&[separator], "jsonl", "text"),
+        };
+        for (key, _) in foreign.iter().filter(|(_, given)| *given) {
+            let wrong = format!("is for sources of `format = \"{own}\"`, and this one is {format}");
+            let format_key = format!("{path}.format");
+            self.add_for(&[&format!("{path}.{key}"), &format_key], &wrong, None);
+        }
+        let pair = source
+            .prompt_key
+            .as_ref()
+            .or(source.completion_key.as_ref());
+        if source.messages_key.is_some() && pair.is_some() {
+            let wrong = "is given beside the key of a prompt or a completion";
+            let hint = "an example is either messages, or a prompt and a completion".to_owned();
+            self.add_for(&[&format!("{path}.messages_key")], wrong, Some(hint));
         }
     }
 

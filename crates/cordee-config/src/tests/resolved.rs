@@ -116,7 +116,7 @@ fn a_fingerprint_is_for_ever() {
     // Only a new key in the schema may change it: checkpoints are held against it.
     assert_eq!(
         fingerprint(&example(&[])),
-        "134bc1569b6c826eeabaea708af51fc1"
+        "3995bcf4f47cc01b5aeb0568411eab40"
     );
 }
 
@@ -168,6 +168,11 @@ fn a_fingerprint_sees_everything_else() {
         "data.sources=[{name='other',path='books.txt'}]",
         "data.sources=[{name='books',path='books.txt',weight=1}]",
         "data.sources=[{name='books',path='books.txt',document_separator='x'}]",
+        "data.sources=[{name='books',path='books.txt',format='jsonl'}]",
+        "data.sources=[{name='books',path='books.txt',format='jsonl',prompt_key='q'}]",
+        "data.sources=[{name='books',path='books.txt',format='jsonl',completion_key='a'}]",
+        "data.sources=[{name='books',path='books.txt',format='jsonl',messages_key='m'}]",
+        "data.sources=[{name='books',path='books.txt',format='jsonl',too_long='error'}]",
         "data.tokenizer=t.json",
         "data.vocab_size=1000",
         "data.validation_fraction=0.1",

@@ -5,7 +5,7 @@ use toml::{Table, Value};
 
 use super::example;
 use crate::{
-    Config, Gelu, ModelConfig, RopeScaling, RopeScalingKind,
+    Config, Gelu, ModelConfig, RopeScaling, RopeScalingKind, TooLong,
     describe::{Key, Section, Shape},
     names::{FOREIGN_NAMES, FOREIGN_NOTIONS, root, walk},
     reference,
@@ -41,6 +41,12 @@ fn full() -> Table {
         gelu: Some(Gelu::Tanh),
         ..config.model
     };
+    // No source may have these beside a separator, which is checked elsewhere.
+    let source = &mut config.data.sources[0];
+    source.prompt_key = Some("p".to_owned());
+    source.completion_key = Some("c".to_owned());
+    source.messages_key = Some("m".to_owned());
+    source.too_long = Some(TooLong::Skip);
     values(&config)
 }
 

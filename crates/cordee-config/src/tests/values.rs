@@ -68,6 +68,10 @@ fn data() {
         &["data.sources=[{name='a',path='a',weight=0}]"],
         &["data.sources=[{name='a',path='a',weight=inf}]"],
         &["data.sources=[{name='a',path='a',document_separator=''}]"],
+        &["data.sources=[{name='a',path='a',prompt_key='q',too_long='error'}]"],
+        &["data.sources=[{name='a',path='a',format='jsonl',document_separator='x'}]"],
+        &["data.sources=[{name='a',path='a',format='jsonl',messages_key='m',prompt_key='q'}]"],
+        &["data.sources=[{name='a',path='a',format='json'}]"],
     ]));
 }
 
