@@ -9,26 +9,42 @@ use fs_err as fs;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use crate::companions::Companions;
+use crate::encode::Encoder;
+use crate::examples::ExampleSource;
 use crate::held_out::{self, Cut, Tail};
-use crate::manifest::{FileEntry, MANIFEST, Manifest, Source, TOKENIZER};
+use crate::manifest::{FileEntry, MANIFEST, Manifest, Source, TOKENIZER, TOKENIZER_CONFIG};
 use crate::prepare::Stage;
 use crate::spec::{FORMAT_VERSION, Vocabulary, hex, source_hash};
 use crate::split::SplitWriter;
-use crate::text::{HashedFile, TextSource, documents, read_text};
-use crate::{DataError, PrepareSpec, Tokenizer, tokenizer};
+use crate::text::{HashedFile, SourceFiles, documents, read_text};
+use crate::{DataError, Format, PrepareSpec, Tokenizer, tokenizer};
 
 /// Bytes of text between two reports of progress; bounds the ids held in memory.
 const REPORT: usize = 8 << 20;
 
 /// The files that a corpus is made from.
 pub(crate) struct Inputs {
-    pub(crate) sources: Vec<TextSource>,
-    pub(crate) tokenizer: Option<HashedFile>,
+    pub(crate) sources: Vec<SourceFiles>,
+    pub(crate) tokenizer: Option<GivenTokenizer>,
 }
 
-/// A source and where its held-out text begins.
-struct SplitSource<'a> {
-    source: &'a TextSource,
+/// A tokenizer that is not trained here.
+pub(crate) struct GivenTokenizer {
+    pub(crate) file: HashedFile,
+    pub(crate) companions: Companions,
+}
+
+/// A source and what of it is held out.
+enum SplitSource<'a> {
+    Text(TextSource<'a>),
+    Examples(ExampleSource<'a>),
+}
+
+/// A source of text and where its held-out part begins.
+struct TextSource<'a> {
+    source: &'a SourceFiles,
+    separator: Option<&'a str>,
     /// For each file, the index of its first document within the source.
     first_documents: Vec<usize>,
     cut: Cut,
@@ -40,12 +56,14 @@ struct SplitSource<'a> {
 struct Part<'t> {
     text: &'t str,
     held_out: bool,
+    begins_document: bool,
 }
 
 /// What is tokenised at once.
 struct Piece<'t> {
     text: &'t str,
     held_out: bool,
+    begins_document: bool,
     ends_document: bool,
 }
 
@@ -65,18 +83,30 @@ pub(crate) fn build(
         sources.push(SplitSource::new(source, spec.validation_fraction)?);
     }
     let json = tokenizer_json(spec, inputs, &sources, progress)?;
-    let tokenizer_path = dir.join(TOKENIZER);
-    write_synced(&tokenizer_path, &json)?;
-    let tokenizer = Tokenizer::from_json(&json, &tokenizer_path)?;
+    let copy = dir.join(TOKENIZER);
+    write_synced(&copy, &json)?;
+    let (companions, path) = match &inputs.tokenizer {
+        Some(given) => (given.companions.clone(), &given.file.path),
+        None => (Companions::default(), &copy),
+    };
+    let tokenizer = Tokenizer::from_json(&json, path, &companions)?;
+    let config = tokenizer.config_json(companions.chat_template.as_deref());
+    write_synced(&dir.join(TOKENIZER_CONFIG), &config)?;
     if let Vocabulary::Train(asked) = spec.vocabulary {
         progress(Stage::TrainedVocabulary {
             vocab_size: tokenizer.vocab_size(),
             asked,
         });
     }
+    let encoder = Encoder::new(&tokenizer, &companions);
     let mut entries = Vec::new();
     for (index, source) in sources.iter().enumerate() {
-        entries.push(tokenize(source, index, &tokenizer, dir, progress)?);
+        entries.push(match source {
+            SplitSource::Text(text) => tokenize(text, index, &tokenizer, dir, progress)?,
+            SplitSource::Examples(examples) => {
+                examples.tokenize(index, &encoder, spec.seq_len, dir, progress)?
+            }
+        });
     }
     let manifest = Manifest {
         xxh3: String::new(),
@@ -92,15 +122,55 @@ pub(crate) fn build(
 }
 
 impl<'a> SplitSource<'a> {
+    /// Reads the source once to see what can be held out.
+    fn new(source: &'a SourceFiles, fraction: f64) -> Result<Self, DataError> {
+        Ok(match &source.format {
+            Format::Text { separator } => {
+                Self::Text(TextSource::new(source, separator.as_deref(), fraction)?)
+            }
+            Format::Examples { keys, too_long } => {
+                Self::Examples(ExampleSource::new(source, keys, *too_long, fraction)?)
+            }
+        })
+    }
+
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Text(text) => text.bytes,
+            Self::Examples(examples) => examples.bytes,
+        }
+    }
+
+    fn files(&self) -> usize {
+        match self {
+            Self::Text(text) => text.source.files.len(),
+            Self::Examples(examples) => examples.files(),
+        }
+    }
+
+    /// The pieces of what is trained on in a file, for counting words.
+    fn training_pieces(&self, file: usize) -> Result<Vec<String>, DataError> {
+        match self {
+            Self::Text(text) => text.training_pieces(file),
+            Self::Examples(examples) => examples.training_pieces(file),
+        }
+    }
+}
+
+impl<'a> TextSource<'a> {
     /// Reads the source once to see how long its documents are.
-    fn new(source: &'a TextSource, fraction: f64) -> Result<Self, DataError> {
+    fn new(
+        source: &'a SourceFiles,
+        separator: Option<&'a str>,
+        fraction: f64,
+    ) -> Result<Self, DataError> {
         let mut lengths = Vec::new();
         let mut first_documents = Vec::new();
         for file in &source.files {
             first_documents.push(lengths.len());
             let text = read_text(file)?;
             lengths.extend(
-                documents(&text, source.separator.as_deref())
+                documents(&text, separator)
                     .iter()
                     .map(|document| document.len() as u64),
             );
@@ -108,6 +178,7 @@ impl<'a> SplitSource<'a> {
         let bytes = lengths.iter().sum();
         let mut split = Self {
             source,
+            separator,
             first_documents,
             cut: Cut {
                 document: 0,
@@ -128,7 +199,7 @@ impl<'a> SplitSource<'a> {
             .partition_point(|&first| first <= document)
             - 1;
         let text = read_text(&self.source.files[file])?;
-        let documents = documents(&text, self.source.separator.as_deref());
+        let documents = documents(&text, self.separator);
         let whole = documents[document - self.first_documents[file]];
         let byte = held_out::byte_to_cut(whole, held_out);
         // A document of one character has no inside.
@@ -146,7 +217,7 @@ impl<'a> SplitSource<'a> {
     /// The documents of a file, each on its side of the cut.
     fn parts<'t>(&self, file: usize, text: &'t str) -> Vec<Part<'t>> {
         let mut parts = Vec::new();
-        let documents = documents(text, self.source.separator.as_deref());
+        let documents = documents(text, self.separator);
         for (index, document) in documents.into_iter().enumerate() {
             let index = self.first_documents[file] + index;
             let byte = match index.cmp(&self.cut.document) {
@@ -155,10 +226,19 @@ impl<'a> SplitSource<'a> {
                 std::cmp::Ordering::Greater => 0,
             };
             let (trained, held_out) = document.split_at(byte);
-            for (text, held_out) in [(trained, false), (held_out, true)] {
-                if !text.is_empty() {
-                    parts.push(Part { text, held_out });
-                }
+            if !trained.is_empty() {
+                parts.push(Part {
+                    text: trained,
+                    held_out: false,
+                    begins_document: true,
+                });
+            }
+            if !held_out.is_empty() {
+                parts.push(Part {
+                    text: held_out,
+                    held_out: true,
+                    begins_document: trained.is_empty(),
+                });
             }
         }
         parts
@@ -186,7 +266,7 @@ fn tokenizer_json(
 ) -> Result<Vec<u8>, DataError> {
     let vocab_size = match (&spec.vocabulary, &inputs.tokenizer) {
         (Vocabulary::Train(vocab_size), _) => *vocab_size,
-        (Vocabulary::File(_), Some(file)) => {
+        (Vocabulary::File(_), Some(GivenTokenizer { file, .. })) => {
             let json = fs::read(&file.path)?;
             if Sha256::digest(&json)[..] != file.sha256 {
                 return Err(DataError::SourceChanged {
@@ -201,15 +281,13 @@ fn tokenizer_json(
     };
     progress(Stage::TrainingVocabulary {
         vocab_size,
-        bytes: sources.iter().map(|source| source.bytes).sum(),
+        bytes: sources.iter().map(SplitSource::bytes).sum(),
     });
     // The trainer takes texts, not results: the first error ends them and is raised afterwards.
     let mut failed = None;
     let texts = sources
         .iter()
-        .flat_map(|source| {
-            (0..source.source.files.len()).map(move |file| source.training_pieces(file))
-        })
+        .flat_map(|source| (0..source.files()).map(move |file| source.training_pieces(file)))
         .map_while(|pieces| pieces.map_err(|error| failed = Some(error)).ok())
         .flatten();
     let trained = tokenizer::train(vocab_size, texts);
@@ -219,9 +297,9 @@ fn tokenizer_json(
     }
 }
 
-/// Writes the shards of both splits of a source.
+/// Writes the shards of both splits of a source of text.
 fn tokenize(
-    source: &SplitSource<'_>,
+    source: &TextSource<'_>,
     index: usize,
     tokenizer: &Tokenizer,
     dir: &Path,
@@ -249,7 +327,11 @@ fn tokenize(
                 } else {
                     &mut train
                 };
-                if split.is_empty() {
+                let first = split.is_empty();
+                if piece.begins_document {
+                    split.begin_document()?;
+                }
+                if first && split.is_empty() {
                     split.set_first_token_bytes(tokenizer.first_token_bytes(piece.text)?);
                 }
                 split.push(piece.text, ids)?;
@@ -276,6 +358,7 @@ fn pieces<'t>(parts: &[Part<'t>], tokenizer: &Tokenizer) -> Result<Vec<Piece<'t>
         all.extend(pieces.into_iter().enumerate().map(|(index, text)| Piece {
             text,
             held_out: part.held_out,
+            begins_document: index == 0 && part.begins_document,
             ends_document: index == last,
         }));
     }

@@ -166,7 +166,7 @@ fn sync_dir(path: &Path) -> Result<(), DataError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{PrepareSpec, SourceSpec, Vocabulary, prepare};
+    use crate::{Format, PrepareSpec, SourceSpec, Vocabulary, prepare};
 
     /// A corpus in a cache, and a directory staged beside it with the same files.
     fn committed_and_staged(dir: &Path) -> (Corpus, CacheEntry, Staging) {
@@ -176,10 +176,11 @@ mod tests {
             sources: vec![SourceSpec {
                 name: "a".to_owned(),
                 path,
-                document_separator: None,
+                format: Format::Text { separator: None },
             }],
             vocabulary: Vocabulary::Train(300),
             validation_fraction: 0.0,
+            seq_len: 8,
             verify: false,
         };
         let corpus = prepare(&spec, dir, &mut |_| {}).unwrap();

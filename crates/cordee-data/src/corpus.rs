@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::manifest::{Manifest, Source, Split, TOKENIZER};
+use crate::manifest::{Manifest, Source, Split, TOKENIZER, TOKENIZER_CONFIG};
+use crate::packed::PackedReader;
 use crate::reader::TokenReader;
 use crate::shard::TokenWidth;
 use crate::{DataError, Tokenizer};
@@ -75,6 +76,11 @@ impl Corpus {
         self.entry.join(TOKENIZER)
     }
 
+    /// Its `tokenizer_config.json`: what is known of the tokenizer beside its file.
+    pub fn tokenizer_config_path(&self) -> PathBuf {
+        self.entry.join(TOKENIZER_CONFIG)
+    }
+
     /// Opens its tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer, DataError> {
         Tokenizer::open(&self.tokenizer_path())
@@ -85,21 +91,35 @@ impl Corpus {
         &self.manifest.tokenizer_sha256
     }
 
-    /// Equal, in hex, exactly if text, separators, held-out share and vocabulary are. Two runs with
+    /// Equal, in hex, exactly if data, its format, the held-out share, the vocabulary and, where
+    /// examples are packed into sequences, their length are. Two runs with
     /// the same fingerprint, seed and weights read the same samples.
     pub fn fingerprint(&self) -> &str {
         &self.manifest.fingerprint
     }
 
-    /// Where documents end in a split: positions after their end-of-text tokens, ascending.
+    /// Where documents end in a split: positions after their last tokens, ascending. Where rows of
+    /// examples are padded, the padding counts as a position but ends no document.
     pub fn document_ends(&self, split: &Split) -> Result<Vec<u64>, DataError> {
         let bytes = fs_err::read(self.entry.join(&split.document_ends))?;
         let (ends, _) = bytes.as_chunks::<8>();
         Ok(ends.iter().map(|&end| u64::from_le_bytes(end)).collect())
     }
 
-    pub(crate) fn reader(&self, split: &Split) -> Result<TokenReader, DataError> {
+    pub(crate) fn reader(&self, split: &Split) -> Result<SplitReader, DataError> {
         let width = TokenWidth::of_vocabulary(self.manifest.vocab_size);
-        TokenReader::open(&self.entry, &split.shards, width, self.manifest.vocab_size)
+        let tokens =
+            TokenReader::open(&self.entry, &split.shards, width, self.manifest.vocab_size)?;
+        Ok(match &split.packed {
+            None => SplitReader::Text(tokens),
+            Some(packed) => SplitReader::Packed(PackedReader::open(&self.entry, packed, tokens)?),
+        })
     }
+}
+
+/// What reads the tokens of a split.
+#[derive(Debug)]
+pub(crate) enum SplitReader {
+    Text(TokenReader),
+    Packed(PackedReader),
 }

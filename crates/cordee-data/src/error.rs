@@ -18,12 +18,14 @@ pub enum DataError {
         path: PathBuf,
     },
     /// A source's directory holds nothing to read.
-    #[error("source `{name}`: directory {} holds no file whose name ends in .txt", path.display())]
-    NoTextFiles {
+    #[error("source `{name}`: directory {} holds no file whose name ends in .{extension}", path.display())]
+    NoFiles {
         /// Name of the source.
         name: String,
         /// The directory.
         path: PathBuf,
+        /// How names of its files end.
+        extension: &'static str,
     },
     /// A file has no text.
     #[error("{} holds no text: it is empty or only white space", path.display())]
@@ -83,12 +85,62 @@ pub enum DataError {
     #[error("training the vocabulary: {0}")]
     TokenizerTraining(String),
     /// A tokenizer has no token that ends a document.
-    #[error("tokenizer {} has no end-of-text token: looked for {}", path.display(), looked_for.join(", "))]
+    #[error(
+        "tokenizer {} has no end-of-text token: looked for {}; name one as eos_token in tokenizer_config.json beside it",
+        path.display(),
+        looked_for.join(", ")
+    )]
     NoEndOfText {
         /// Its file.
         path: PathBuf,
         /// Names of tokens that would do.
         looked_for: &'static [&'static str],
+    },
+    /// A line is no example, or none that can be learned.
+    #[error("{}:{line}: {reason}", path.display())]
+    Example {
+        /// The file.
+        path: PathBuf,
+        /// Its line, 1-based.
+        line: usize,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// Held-out examples must have other prompts than those that are learned.
+    #[error(
+        "source `{name}`: none of its {examples} examples can be held out for validation, because {}: add examples",
+        if *examples == 1 { "there is no other" } else { "holding out a prompt with all its completions would leave none to learn" }
+    )]
+    NothingToHoldOut {
+        /// Name of the source.
+        name: String,
+        /// How many it has.
+        examples: usize,
+    },
+    /// All examples are longer than a sequence.
+    #[error(
+        "source `{name}`: all {examples} examples to learn are longer than a sequence of {} tokens: raise data.seq_len, or set too_long = \"truncate\"",
+        seq_len + 1
+    )]
+    NothingFits {
+        /// Name of the source.
+        name: String,
+        /// How many there are.
+        examples: u64,
+        /// Targets in a sequence.
+        seq_len: usize,
+    },
+    /// Examples were packed into sequences of another length.
+    #[error(
+        "source `{name}` was packed into sequences of {packed}, not of {seq_len}: prepare it again"
+    )]
+    PackedOtherwise {
+        /// Name of the source.
+        name: String,
+        /// Targets in its sequences.
+        packed: usize,
+        /// Targets in the sequences that are asked for.
+        seq_len: usize,
     },
     /// A prepared corpus is incomplete or not what was written.
     #[error("prepared corpus {} is damaged: {reason}; prepare it again", entry.display())]

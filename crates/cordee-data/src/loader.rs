@@ -5,14 +5,14 @@
 
 use std::ops::Range;
 
+use crate::corpus::SplitReader;
 use crate::order::{Order, Sample};
-use crate::reader::TokenReader;
 use crate::{Batch, Corpus, DataError};
 
 /// Reads batches of a corpus's training split. May be shared by threads.
 #[derive(Debug)]
 pub struct Loader {
-    readers: Vec<TokenReader>,
+    readers: Vec<SplitReader>,
     order: Order,
     windows: Vec<u64>,
     seq_len: usize,
@@ -34,16 +34,17 @@ impl Loader {
         let mut windows = Vec::new();
         let mut readers = Vec::new();
         for (index, source) in corpus.sources().iter().enumerate() {
-            let tokens = source.train.tokens;
+            source.check_packing(&source.train, seq_len)?;
+            let sequences = source.train.sequences(seq_len);
             let unused = weights.and_then(|weights| weights.get(index)) == Some(&0.0);
-            if tokens <= seq_len as u64 && !unused {
+            if sequences == 0 && !unused {
                 return Err(DataError::SourceTooShort {
                     name: source.name.clone(),
-                    tokens,
+                    tokens: source.train.tokens,
                     seq_len,
                 });
             }
-            windows.push(tokens.saturating_sub(1) / seq_len as u64);
+            windows.push(sequences);
             readers.push(corpus.reader(&source.train)?);
         }
         let order = Order::new(windows.clone(), weights, seed)?;
@@ -60,8 +61,8 @@ impl Loader {
         self.seq_len
     }
 
-    /// Sequences that each source holds: window `i` has the tokens `i * seq_len ..= (i + 1) *
-    /// seq_len`, so that targets do not overlap.
+    /// Sequences that each source holds: of text the windows of tokens `i * seq_len ..= (i + 1) *
+    /// seq_len`, so that targets do not overlap; of examples the rows they were packed into.
     pub fn windows(&self) -> &[u64] {
         &self.windows
     }
@@ -71,23 +72,41 @@ impl Loader {
         &self.order
     }
 
-    /// Reads samples of the stream, one per row.
+    /// Reads samples of the stream, one per row. If any source is of examples, every batch has a mask
+    /// and documents, in which a window of text is one document.
     pub fn read(&self, samples: Range<u64>) -> Result<Batch, DataError> {
         let rows = samples.end.saturating_sub(samples.start) as usize;
         let row_len = self.seq_len + 1;
         let mut tokens = vec![0; rows * row_len];
+        let mut learned = vec![1; rows * self.seq_len];
+        let mut begins = Vec::new();
         let mut sources = Vec::with_capacity(rows);
-        for (position, row) in samples.zip(tokens.chunks_exact_mut(row_len)) {
+        let all_rows = tokens
+            .chunks_exact_mut(row_len)
+            .zip(learned.chunks_exact_mut(self.seq_len));
+        for (position, (row, row_learned)) in samples.zip(all_rows) {
             let Sample { source, window, .. } = self.order.sample(position);
-            self.readers[source].read(window * self.seq_len as u64, row)?;
+            let first = (sources.len() * self.seq_len) as u32;
+            match &self.readers[source] {
+                SplitReader::Text(reader) => {
+                    reader.read(window * self.seq_len as u64, row)?;
+                    begins.push(first);
+                }
+                SplitReader::Packed(reader) => {
+                    reader.read(window, row, row_learned, first, &mut begins)?;
+                }
+            }
             sources.push(source as u16);
         }
+        begins.push((rows * self.seq_len) as u32);
+        let packed = |reader: &SplitReader| matches!(reader, SplitReader::Packed(_));
+        let any_packed = self.readers.iter().any(packed);
         Ok(Batch {
             rows,
             seq_len: self.seq_len,
             tokens,
-            loss_mask: None,
-            documents: None,
+            loss_mask: any_packed.then_some(learned),
+            documents: any_packed.then_some(begins),
             sources,
         })
     }

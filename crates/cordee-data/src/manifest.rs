@@ -20,6 +20,9 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 /// The tokenizer's name in the entry's directory.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 
+/// The name of what is known of the tokenizer beside its file.
+pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
 const NO_CHECKSUM: &str = "0000000000000000";
 const CHECKSUM_KEY: &str = "\"xxh3\": \"";
 
@@ -54,19 +57,65 @@ pub struct Source {
 /// The training or the held-out part of a source.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Split {
-    /// Tokens, with one end-of-text token per document.
+    /// Tokens, with those that begin and end documents; without padding.
     pub tokens: u64,
     /// Bytes of UTF-8 text that they stand for; end-of-text tokens stand for none.
     pub bytes: u64,
-    /// Documents; one that was cut for validation counts on both sides.
+    /// Documents, or examples; a document that was cut for validation counts on both sides.
     pub documents: u64,
     /// Bytes of text that the very first token stands for.
     pub first_token_bytes: u64,
     /// Entropy of the tokens' own frequencies, in bits per token: the loss of the best model that
     /// ignores context.
     pub unigram_bits: f64,
+    /// How examples fill sequences; `None` for text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Packed>,
     pub(crate) shards: Vec<ShardEntry>,
     pub(crate) document_ends: String,
+}
+
+/// Examples that share sequences.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    /// Targets of a sequence.
+    pub seq_len: usize,
+    /// Sequences.
+    pub rows: u64,
+    /// Targets that are learned, over all sequences.
+    pub learned: u64,
+    /// Examples that are longer than a sequence and left out.
+    pub left_out: u64,
+    /// Examples that are longer than a sequence and lost their end.
+    pub truncated: u64,
+    /// Examples that spell a special token, which is plain text to them.
+    pub spell_special: u64,
+    pub(crate) marks: String,
+}
+
+impl Source {
+    /// That a split can be read in sequences of `seq_len` targets.
+    pub(crate) fn check_packing(&self, split: &Split, seq_len: usize) -> Result<(), DataError> {
+        match &split.packed {
+            Some(packed) if packed.seq_len != seq_len => Err(DataError::PackedOtherwise {
+                name: self.name.clone(),
+                packed: packed.seq_len,
+                seq_len,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Split {
+    /// Sequences of `seq_len` targets that it holds: of text windows that do not overlap, of examples
+    /// rows, which were packed for one `seq_len`.
+    pub fn sequences(&self, seq_len: usize) -> u64 {
+        match &self.packed {
+            Some(packed) => packed.rows,
+            None => self.tokens.saturating_sub(1) / seq_len as u64,
+        }
+    }
 }
 
 /// One shard file.

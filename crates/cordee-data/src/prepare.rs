@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use crate::build::{self, Inputs};
+use crate::build::{self, GivenTokenizer, Inputs};
 use crate::cache::{CacheEntry, Lookup};
+use crate::companions::{Companions, tokenizer_file};
 use crate::spec::{Vocabulary, fingerprint};
 use crate::stat_index::StatIndex;
-use crate::text::{TextSource, list_files};
+use crate::text::{SourceFiles, list_files};
 use crate::{Corpus, DataError, PrepareSpec};
 
 /// What [`prepare`] is doing; told before each piece of work.
@@ -85,8 +86,9 @@ pub fn prepare(
     spec.check()?;
     fs::create_dir_all(cache_dir)?;
     let inputs = find_inputs(spec, cache_dir, progress)?;
-    let tokenizer_hash = inputs.tokenizer.as_ref().map(|file| &file.sha256);
-    let fingerprint = fingerprint(&inputs.sources, tokenizer_hash, spec);
+    let tokenizer = inputs.tokenizer.as_ref();
+    let tokenizer = tokenizer.map(|given| (&given.file.sha256, &given.companions));
+    let fingerprint = fingerprint(&inputs.sources, tokenizer, spec);
     let cache = CacheEntry::new(cache_dir, &fingerprint);
     if let Lookup::Complete(corpus) = cache.lookup(spec.verify)? {
         progress(Stage::Cached {
@@ -147,21 +149,27 @@ fn find_inputs(
     let mut sources = Vec::new();
     for source in &spec.sources {
         let mut files = Vec::new();
-        for path in list_files(&source.name, &source.path)? {
+        for path in list_files(&source.name, &source.path, &source.format)? {
             let file = hash(&path)?;
             if file.bytes == 0 {
                 return Err(DataError::EmptyText { path });
             }
             files.push(file);
         }
-        sources.push(TextSource {
+        sources.push(SourceFiles {
             name: source.name.clone(),
-            separator: source.document_separator.clone(),
+            format: source.format.clone(),
             files,
         });
     }
     let tokenizer = match &spec.vocabulary {
-        Vocabulary::File(path) => Some(hash(path)?),
+        Vocabulary::File(path) => {
+            let path = tokenizer_file(path);
+            Some(GivenTokenizer {
+                file: hash(&path)?,
+                companions: Companions::beside(&path)?,
+            })
+        }
         Vocabulary::Train(_) => None,
     };
     index.save();

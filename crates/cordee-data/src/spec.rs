@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
-use cordee_config::DataConfig;
+use cordee_config::{DataConfig, SourceConfig, SourceFormat, TooLong};
 use sha2::{Digest, Sha256};
 
-use crate::DataError;
-use crate::text::{ContentHash, TextSource};
+use crate::companions::{Companions, NamedToken};
+use crate::text::{ContentHash, SourceFiles};
+use crate::{DataError, ExampleKeys};
 
 /// Changes whenever the same text and settings would give other shards or another manifest: old
 /// cache entries are then left alone. An update of the tokenizers crate that alters ids counts.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 /// Ids that a trained vocabulary holds before its first merge: 256 bytes and the end of text.
 pub(crate) const LEAST_VOCABULARY: usize = 257;
@@ -22,8 +23,11 @@ pub struct PrepareSpec {
     pub sources: Vec<SourceSpec>,
     /// Where the vocabulary comes from.
     pub vocabulary: Vocabulary,
-    /// Share of each source's bytes, from its end, that is held out; 0 holds out nothing.
+    /// Share that is held out: of a text its bytes, from its end; of examples their number, those
+    /// with the smallest hashes of prompts. 0 holds out nothing.
     pub validation_fraction: f64,
+    /// Targets of the sequences that examples are packed into; of no effect on text.
+    pub seq_len: usize,
     /// Whether a cached corpus is read in full and compared with its checksums before it is used;
     /// its files' sizes are compared in any case.
     pub verify: bool,
@@ -34,16 +38,51 @@ pub struct PrepareSpec {
 pub struct SourceSpec {
     /// Name in metrics.
     pub name: String,
-    /// A UTF-8 file, or a directory whose `.txt` files are read in order of their names.
+    /// A UTF-8 file, or a directory whose `.txt` or `.jsonl` files are read in order of their names.
     pub path: PathBuf,
-    /// Text between documents; each file is one document when absent.
-    pub document_separator: Option<String>,
+    /// What stands in it.
+    pub format: Format,
+}
+
+/// What stands in a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Running text, all of which is learned.
+    Text {
+        /// What stands between documents; each file is one document when absent.
+        separator: Option<String>,
+    },
+    /// An example a line, as JSON.
+    Examples {
+        /// Under which keys they stand.
+        keys: ExampleKeys,
+        /// What becomes of those that are longer than a sequence.
+        too_long: TooLong,
+    },
+}
+
+impl From<&SourceConfig> for Format {
+    fn from(config: &SourceConfig) -> Self {
+        match config.format {
+            SourceFormat::Text => Self::Text {
+                separator: config.document_separator.clone(),
+            },
+            SourceFormat::Jsonl => Self::Examples {
+                keys: ExampleKeys {
+                    prompt: config.prompt_key.clone(),
+                    completion: config.completion_key.clone(),
+                    messages: config.messages_key.clone(),
+                },
+                too_long: config.too_long.unwrap_or_default(),
+            },
+        }
+    }
 }
 
 /// Where a vocabulary comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Vocabulary {
-    /// A `tokenizer.json`.
+    /// A `tokenizer.json`, or the directory that holds one.
     File(PathBuf),
     /// A byte-level BPE vocabulary, trained on the training split, of at most this many ids; fewer
     /// where the text holds no further pair twice.
@@ -59,7 +98,7 @@ impl From<&DataConfig> for PrepareSpec {
                 .map(|source| SourceSpec {
                     name: source.name.clone(),
                     path: source.path.clone(),
-                    document_separator: source.document_separator.clone(),
+                    format: Format::from(source),
                 })
                 .collect(),
             vocabulary: match &config.tokenizer {
@@ -67,6 +106,7 @@ impl From<&DataConfig> for PrepareSpec {
                 None => Vocabulary::Train(config.vocab_size),
             },
             validation_fraction: config.validation_fraction,
+            seq_len: config.seq_len,
             verify: false,
         }
     }
@@ -79,10 +119,14 @@ impl PrepareSpec {
             return Err(DataError::NoSources);
         }
         for source in &self.sources {
-            if source.document_separator.as_deref() == Some("") {
-                return Err(DataError::EmptySeparator {
-                    name: source.name.clone(),
-                });
+            match &source.format {
+                Format::Text { separator } if separator.as_deref() == Some("") => {
+                    return Err(DataError::EmptySeparator {
+                        name: source.name.clone(),
+                    });
+                }
+                Format::Examples { .. } if self.seq_len == 0 => return Err(DataError::ZeroSeqLen),
+                Format::Text { .. } | Format::Examples { .. } => {}
             }
         }
         if !(0.0..1.0).contains(&self.validation_fraction) {
@@ -101,7 +145,7 @@ impl PrepareSpec {
 }
 
 /// Hash of a source's content: its files in order, each apart from the next.
-pub(crate) fn source_hash(source: &TextSource) -> ContentHash {
+pub(crate) fn source_hash(source: &SourceFiles) -> ContentHash {
     let mut hash = Sha256::new();
     for file in &source.files {
         hash.update(file.sha256);
@@ -109,14 +153,14 @@ pub(crate) fn source_hash(source: &TextSource) -> ContentHash {
     hash.finalize().into()
 }
 
-/// The fingerprint of a corpus, in hex: equal exactly if text, separators, split, vocabulary and
-/// format are.
+/// The fingerprint of a corpus, in hex: equal exactly if data, formats, split, vocabulary and, where
+/// there are examples, the length of sequences are.
 ///
 /// Paths and times are no part of it. Fields of variable length go in with their length, so that no
 /// two specs run together.
 pub(crate) fn fingerprint(
-    sources: &[TextSource],
-    tokenizer: Option<&ContentHash>,
+    sources: &[SourceFiles],
+    tokenizer: Option<(&ContentHash, &Companions)>,
     spec: &PrepareSpec,
 ) -> String {
     let mut hash = Sha256::new();
@@ -124,19 +168,46 @@ pub(crate) fn fingerprint(
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     };
+    let optional =
+        |text: Option<&str>| text.map_or_else(|| b"-".to_vec(), |text| format!("+{text}").into());
     field(&FORMAT_VERSION.to_le_bytes());
     field(&(sources.len() as u64).to_le_bytes());
     for source in sources {
         field(source.name.as_bytes());
         field(&source_hash(source));
-        match &source.separator {
-            Some(separator) => field(separator.as_bytes()),
-            None => field(&[]),
+        match &source.format {
+            Format::Text { separator } => {
+                field(b"text");
+                field(&optional(separator.as_deref()));
+            }
+            Format::Examples { keys, too_long } => {
+                field(b"examples");
+                for key in [&keys.prompt, &keys.completion, &keys.messages] {
+                    field(&optional(key.as_deref()));
+                }
+                field(match too_long {
+                    TooLong::Skip => b"skip",
+                    TooLong::Truncate => b"truncate",
+                    TooLong::Error => b"error",
+                });
+                field(&(spec.seq_len as u64).to_le_bytes());
+            }
         }
     }
     field(&spec.validation_fraction.to_le_bytes());
     match (&spec.vocabulary, tokenizer) {
-        (_, Some(sha256)) => field(sha256),
+        (_, Some((sha256, companions))) => {
+            field(sha256);
+            let end_of_text = companions.end_of_text.as_ref().map(|(token, _)| token);
+            for token in [end_of_text, companions.begin_of_text.as_ref()] {
+                match token {
+                    Some(NamedToken::Id(id)) => field(&id.to_le_bytes()),
+                    Some(NamedToken::Text(text)) => field(&optional(Some(text))),
+                    None => field(&optional(None)),
+                }
+            }
+            field(&optional(companions.chat_template.as_deref()));
+        }
         (Vocabulary::Train(size), None) => field(&(*size as u64).to_le_bytes()),
         (Vocabulary::File(_), None) => unreachable!("the caller hashes a tokenizer that is given"),
     }
@@ -163,20 +234,36 @@ mod tests {
             sources: vec![SourceSpec {
                 name: "a".to_owned(),
                 path: PathBuf::from("a.txt"),
-                document_separator: None,
+                format: Format::Text { separator: None },
             }],
             vocabulary: Vocabulary::Train(300),
             validation_fraction: 0.1,
+            seq_len: 16,
             verify: false,
+        }
+    }
+
+    fn examples(too_long: TooLong) -> Format {
+        Format::Examples {
+            keys: ExampleKeys::default(),
+            too_long,
         }
     }
 
     #[test]
     fn what_cannot_work_is_refused() {
         assert!(spec().check().is_ok());
-        let refused: [fn(&mut PrepareSpec); 5] = [
+        let refused: [fn(&mut PrepareSpec); 6] = [
             |spec| spec.sources.clear(),
-            |spec| spec.sources[0].document_separator = Some(String::new()),
+            |spec| {
+                spec.sources[0].format = Format::Text {
+                    separator: Some(String::new()),
+                };
+            },
+            |spec| {
+                spec.sources[0].format = examples(TooLong::Skip);
+                spec.seq_len = 0;
+            },
             |spec| spec.validation_fraction = 1.0,
             |spec| spec.validation_fraction = f64::NAN,
             |spec| spec.vocabulary = Vocabulary::Train(256),
@@ -190,9 +277,9 @@ mod tests {
 
     #[test]
     fn every_setting_is_in_the_fingerprint() {
-        let source = |name: &str, separator: Option<&str>, contents: &[u8]| TextSource {
+        let files = |name: &str, format: Format, contents: &[u8]| SourceFiles {
             name: name.to_owned(),
-            separator: separator.map(str::to_owned),
+            format,
             files: contents
                 .iter()
                 .map(|&byte| crate::text::HashedFile {
@@ -202,6 +289,10 @@ mod tests {
                 })
                 .collect(),
         };
+        let source = |name: &str, separator: Option<&str>, contents: &[u8]| {
+            let separator = separator.map(str::to_owned);
+            files(name, Format::Text { separator }, contents)
+        };
         let other_size = PrepareSpec {
             vocabulary: Vocabulary::Train(301),
             ..spec()
@@ -210,13 +301,42 @@ mod tests {
             validation_fraction: 0.2,
             ..spec()
         };
+        let other_length = PrepareSpec {
+            seq_len: 17,
+            ..spec()
+        };
+        let renamed = |change: fn(&mut ExampleKeys)| {
+            let mut keys = ExampleKeys::default();
+            change(&mut keys);
+            let too_long = TooLong::Skip;
+            [files("a", Format::Examples { keys, too_long }, &[1, 2])]
+        };
+        let with = |change: fn(&mut Companions)| {
+            let mut companions = Companions::default();
+            change(&mut companions);
+            companions
+        };
+        let text = |token: &str| NamedToken::Text(token.to_owned());
+        let ends = with(|it| it.end_of_text = Some((NamedToken::Id(2), PathBuf::from("x"))));
+        let begins = with(|it| it.begin_of_text = Some(NamedToken::Id(2)));
+        let begins_so = Companions {
+            begin_of_text: Some(text("<s>")),
+            ..Companions::default()
+        };
+        let templated = with(|it| it.chat_template = Some("t".to_owned()));
         let plain = [source("a", None, &[1, 2])];
+        let skipping = [files("a", examples(TooLong::Skip), &[1, 2])];
+        let none = Companions::default();
         let fingerprints = [
             fingerprint(&plain, None, &spec()),
             fingerprint(&plain, None, &other_size),
             fingerprint(&plain, None, &other_share),
-            fingerprint(&plain, Some(&[7; 32]), &spec()),
-            fingerprint(&plain, Some(&[8; 32]), &spec()),
+            fingerprint(&plain, Some((&[7; 32], &none)), &spec()),
+            fingerprint(&plain, Some((&[8; 32], &none)), &spec()),
+            fingerprint(&plain, Some((&[7; 32], &ends)), &spec()),
+            fingerprint(&plain, Some((&[7; 32], &begins)), &spec()),
+            fingerprint(&plain, Some((&[7; 32], &begins_so)), &spec()),
+            fingerprint(&plain, Some((&[7; 32], &templated)), &spec()),
             fingerprint(&[source("b", None, &[1, 2])], None, &spec()),
             fingerprint(&[source("a", Some("\n"), &[1, 2])], None, &spec()),
             fingerprint(&[source("a", None, &[2, 1])], None, &spec()),
@@ -225,7 +345,30 @@ mod tests {
                 None,
                 &spec(),
             ),
+            fingerprint(&skipping, None, &spec()),
+            fingerprint(&skipping, None, &other_length),
+            fingerprint(
+                &[files("a", examples(TooLong::Error), &[1, 2])],
+                None,
+                &spec(),
+            ),
+            fingerprint(
+                &renamed(|keys| keys.prompt = Some("k".to_owned())),
+                None,
+                &spec(),
+            ),
+            fingerprint(
+                &renamed(|keys| keys.completion = Some("k".to_owned())),
+                None,
+                &spec(),
+            ),
+            fingerprint(
+                &renamed(|keys| keys.messages = Some("k".to_owned())),
+                None,
+                &spec(),
+            ),
         ];
+        assert_eq!(fingerprint(&plain, None, &other_length), fingerprints[0]);
         let distinct: std::collections::HashSet<_> = fingerprints.iter().collect();
         assert_eq!(distinct.len(), fingerprints.len());
         assert_eq!(

@@ -11,6 +11,7 @@ pub(crate) struct SplitWriter {
     shards: ShardWriter,
     /// How often each id occurs.
     counts: Vec<u64>,
+    begin_of_document: Vec<u32>,
     end_of_text: u32,
     split: Split,
 }
@@ -22,6 +23,7 @@ impl SplitWriter {
         Ok(Self {
             shards: ShardWriter::create(dir, stem, width, MOST_TOKENS)?,
             counts: vec![0; tokenizer.vocab_size()],
+            begin_of_document: tokenizer.begin_of_document().to_vec(),
             end_of_text: tokenizer.end_of_text(),
             split: Split {
                 document_ends: ends_file(stem),
@@ -38,6 +40,12 @@ impl SplitWriter {
     /// Notes how much of the text the first token stands for.
     pub(crate) fn set_first_token_bytes(&mut self, bytes: u64) {
         self.split.first_token_bytes = bytes;
+    }
+
+    /// Begins a document.
+    pub(crate) fn begin_document(&mut self) -> Result<(), DataError> {
+        let ids = self.begin_of_document.clone();
+        self.push_ids(&ids)
     }
 
     /// Appends a piece of a document, given with its ids.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use sha2::{Digest, Sha256};
 
-use crate::DataError;
+use crate::{DataError, Format};
 
 /// SHA-256 of some bytes.
 pub(crate) type ContentHash = [u8; 32];
@@ -22,17 +22,25 @@ pub(crate) struct HashedFile {
     pub(crate) sha256: ContentHash,
 }
 
-/// A source: its files in reading order, and how documents are told apart in them.
+/// A source: its files in reading order, and what stands in them.
 #[derive(Clone, Debug)]
-pub(crate) struct TextSource {
+pub(crate) struct SourceFiles {
     pub(crate) name: String,
-    pub(crate) separator: Option<String>,
+    pub(crate) format: Format,
     pub(crate) files: Vec<HashedFile>,
 }
 
-/// The files of the source at `path`: itself, or the `.txt` files of a directory in order of their
-/// names.
-pub(crate) fn list_files(name: &str, path: &Path) -> Result<Vec<PathBuf>, DataError> {
+/// The files of the source at `path`: itself, or the files of a directory with the format's extension,
+/// in order of their names.
+pub(crate) fn list_files(
+    name: &str,
+    path: &Path,
+    format: &Format,
+) -> Result<Vec<PathBuf>, DataError> {
+    let wanted = match format {
+        Format::Text { .. } => "txt",
+        Format::Examples { .. } => "jsonl",
+    };
     if !path.try_exists()? {
         return Err(DataError::SourceMissing {
             name: name.to_owned(),
@@ -45,14 +53,19 @@ pub(crate) fn list_files(name: &str, path: &Path) -> Result<Vec<PathBuf>, DataEr
     let mut files = Vec::new();
     for entry in fs::read_dir(path)? {
         let file = entry?.path();
-        if file.extension().is_some_and(|extension| extension == "txt") && file.is_file() {
+        if file
+            .extension()
+            .is_some_and(|extension| extension == wanted)
+            && file.is_file()
+        {
             files.push(file);
         }
     }
     if files.is_empty() {
-        return Err(DataError::NoTextFiles {
+        return Err(DataError::NoFiles {
             name: name.to_owned(),
             path: path.to_owned(),
+            extension: wanted,
         });
     }
     files.sort();
@@ -107,6 +120,8 @@ fn is_blank(text: &str) -> bool {
 mod tests {
     use super::*;
 
+    const TEXT: Format = Format::Text { separator: None };
+
     fn hashed(path: &Path) -> HashedFile {
         let bytes = fs::read(path).unwrap();
         HashedFile {
@@ -158,22 +173,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("missing");
         assert!(matches!(
-            list_files("s", &missing),
+            list_files("s", &missing, &TEXT),
             Err(DataError::SourceMissing { .. })
         ));
         assert!(matches!(
-            list_files("s", dir.path()),
-            Err(DataError::NoTextFiles { .. })
+            list_files("s", dir.path(), &TEXT),
+            Err(DataError::NoFiles { .. })
         ));
         for name in ["b.txt", "a.txt", "c.md", "10.txt"] {
             fs::write(dir.path().join(name), "x").unwrap();
         }
-        let names: Vec<_> = list_files("s", dir.path())
+        let names: Vec<_> = list_files("s", dir.path(), &TEXT)
             .unwrap()
             .iter()
             .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
             .collect();
         assert_eq!(names, ["10.txt", "a.txt", "b.txt"]);
+        let examples = Format::Examples {
+            keys: crate::ExampleKeys::default(),
+            too_long: cordee_config::TooLong::Skip,
+        };
+        let error = list_files("s", dir.path(), &examples).unwrap_err();
+        assert!(error.to_string().ends_with("ends in .jsonl"), "{error}");
     }
 
     #[test]

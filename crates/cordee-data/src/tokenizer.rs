@@ -2,6 +2,7 @@
 //!
 //! The one module that names that crate. Knows nothing of files of text or of shards.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
@@ -12,6 +13,7 @@ use tokenizers::{
     AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
 };
 
+use crate::companions::{Companions, NamedToken, config_json, tokenizer_file};
 use crate::{DataError, pieces};
 
 /// The token that a vocabulary trained here has after each document.
@@ -41,17 +43,26 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     end_of_text: u32,
+    /// Text that templates call the token before a text.
+    begin_of_text: Option<String>,
+    begin_of_document: Vec<u32>,
+    special: BTreeMap<u32, String>,
     vocab_size: usize,
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`.
+    /// Reads a `tokenizer.json`, given by its path or its directory, and what the files beside it say.
     pub fn open(path: &Path) -> Result<Self, DataError> {
-        Self::from_json(&fs::read(path)?, path)
+        let path = tokenizer_file(path);
+        Self::from_json(&fs::read(&path)?, &path, &Companions::beside(&path)?)
     }
 
     /// A tokenizer from the content of its file; `path` is for messages.
-    pub(crate) fn from_json(json: &[u8], path: &Path) -> Result<Self, DataError> {
+    pub(crate) fn from_json(
+        json: &[u8],
+        path: &Path,
+        companions: &Companions,
+    ) -> Result<Self, DataError> {
         let wrong = |reason: tokenizers::Error| DataError::Tokenizer {
             path: path.to_owned(),
             reason: reason.to_string(),
@@ -62,13 +73,23 @@ impl Tokenizer {
         inner.with_padding(None);
         // Text that spells a special token is text: no document can end another one.
         inner.set_encode_special_tokens(true);
-        let end_of_text = ENDS_OF_TEXT
-            .iter()
-            .find_map(|token| inner.token_to_id(token))
-            .ok_or_else(|| DataError::NoEndOfText {
-                path: path.to_owned(),
-                looked_for: ENDS_OF_TEXT,
-            })?;
+        let end_of_text = end_of_text(&inner, path, companions)?;
+        let begin_of_text = match &companions.begin_of_text {
+            Some(NamedToken::Text(token)) => Some(token.clone()),
+            Some(NamedToken::Id(id)) => inner.id_to_token(*id),
+            None => None,
+        };
+        // What the post-processor puts before any text.
+        let with = inner.encode("a", true).map_err(wrong)?;
+        let added = with.get_special_tokens_mask().iter();
+        let begins = added.take_while(|&&special| special == 1).count();
+        let begin_of_document = with.get_ids()[..begins].to_vec();
+        let special = inner
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter(|(_, token)| token.special)
+            .map(|(id, token)| (id, token.content))
+            .collect();
         // Not the number of tokens: ids may have gaps.
         let vocab_size = inner
             .get_vocab(true)
@@ -79,8 +100,18 @@ impl Tokenizer {
             inner,
             path: path.to_owned(),
             end_of_text,
+            begin_of_text,
+            begin_of_document,
+            special,
             vocab_size,
         })
+    }
+
+    /// The same vocabulary, which reads special tokens where a text spells them.
+    pub(crate) fn reading_special_tokens(&self) -> Self {
+        let mut reading = self.clone();
+        reading.inner.set_encode_special_tokens(false);
+        reading
     }
 
     /// The ids of a text, without anything added before or after. What spells a special token is
@@ -105,6 +136,52 @@ impl Tokenizer {
     /// The id that stands after each document.
     pub fn end_of_text(&self) -> u32 {
         self.end_of_text
+    }
+
+    /// The ids that stand before each document: those that the tokenizer's post-processor puts there,
+    /// often none.
+    pub fn begin_of_document(&self) -> &[u32] {
+        &self.begin_of_document
+    }
+
+    /// The text of the id that stands after each document.
+    pub(crate) fn end_of_text_token(&self) -> String {
+        self.inner.id_to_token(self.end_of_text).unwrap_or_default()
+    }
+
+    /// The text of the token that templates put before a conversation.
+    pub(crate) fn begin_of_text(&self) -> Option<String> {
+        self.begin_of_text.clone()
+    }
+
+    /// Whether an id is special: a mark, not a part of a text.
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        self.special.contains_key(&id)
+    }
+
+    /// Whether a special token is written so.
+    pub(crate) fn is_special_token(&self, token: &str) -> bool {
+        self.special.values().any(|special| special == token)
+    }
+
+    /// A special token that a text spells.
+    pub(crate) fn special_token_in(&self, text: &str) -> Option<&str> {
+        let mut tokens = self.special.values().map(String::as_str);
+        tokens.find(|token| text.contains(token))
+    }
+
+    /// A `tokenizer_config.json` for a copy of its file.
+    pub(crate) fn config_json(&self, chat_template: Option<&str>) -> Vec<u8> {
+        config_json(
+            &self.end_of_text_token(),
+            self.begin_of_text.as_deref(),
+            chat_template,
+        )
+    }
+
+    /// Its file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// All ids are below this.
@@ -140,6 +217,34 @@ impl Tokenizer {
             reason: error.to_string(),
         }
     }
+}
+
+/// The token that ends a text: what the files beside the tokenizer say, else one whose name tells.
+fn end_of_text(
+    tokenizer: &tokenizers::Tokenizer,
+    path: &Path,
+    companions: &Companions,
+) -> Result<u32, DataError> {
+    let Some((token, file)) = &companions.end_of_text else {
+        return ENDS_OF_TEXT
+            .iter()
+            .find_map(|token| tokenizer.token_to_id(token))
+            .ok_or_else(|| DataError::NoEndOfText {
+                path: path.to_owned(),
+                looked_for: ENDS_OF_TEXT,
+            });
+    };
+    let (found, said) = match token {
+        NamedToken::Text(text) => (tokenizer.token_to_id(text), text.clone()),
+        NamedToken::Id(id) => (tokenizer.id_to_token(*id).map(|_| *id), format!("id {id}")),
+    };
+    found.ok_or_else(|| DataError::Tokenizer {
+        path: file.clone(),
+        reason: format!(
+            "it names {said} as the end of a text, which is not in the vocabulary of {}",
+            path.display()
+        ),
+    })
 }
 
 /// Trains a byte-level BPE vocabulary of at most `vocab_size` ids on texts; gives the content of
@@ -192,7 +297,12 @@ mod tests {
 
     fn trained(vocab_size: usize) -> Tokenizer {
         let json = train(vocab_size, std::iter::repeat_n(TEXT.to_owned(), 3)).unwrap();
-        Tokenizer::from_json(json.as_bytes(), Path::new("trained")).unwrap()
+        Tokenizer::from_json(
+            json.as_bytes(),
+            Path::new("trained"),
+            &Companions::default(),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -235,13 +345,13 @@ mod tests {
         let path = Path::new("some/tokenizer.json");
         let renamed = json.replace(END_OF_TEXT, "</s>");
         assert_eq!(
-            Tokenizer::from_json(renamed.as_bytes(), path)
+            Tokenizer::from_json(renamed.as_bytes(), path, &Companions::default())
                 .unwrap()
                 .end_of_text(),
             0
         );
         let without = json.replace(END_OF_TEXT, "[SEP]");
-        let error = Tokenizer::from_json(without.as_bytes(), path)
+        let error = Tokenizer::from_json(without.as_bytes(), path, &Companions::default())
             .unwrap_err()
             .to_string();
         assert!(
@@ -249,7 +359,7 @@ mod tests {
             "{error}"
         );
         assert!(matches!(
-            Tokenizer::from_json(b"{}", path),
+            Tokenizer::from_json(b"{}", path, &Companions::default()),
             Err(DataError::Tokenizer { .. })
         ));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::support::{Place, spec, text};
 use cordee_data::{
-    BatchShape, Corpus, DataError, Loader, Prefetch, PrepareSpec, SourceSpec, Validation,
+    BatchShape, Corpus, DataError, Format, Loader, Prefetch, PrepareSpec, SourceSpec, Validation,
     samples_for,
 };
 
@@ -282,9 +282,9 @@ fn unigram_bits_per_byte_are_those_of_the_counts() {
         .len() as u64;
     assert_eq!(
         validation.bytes(0),
-        corpus.sources()[0].validation.bytes - first
+        Some(corpus.sources()[0].validation.bytes - first)
     );
-    let expected = bits * (tokens.len() - 1) as f64 / validation.bytes(0) as f64;
+    let expected = bits * (tokens.len() - 1) as f64 / validation.bytes(0).unwrap() as f64;
     let found = validation.unigram_bits_per_byte(0).unwrap();
     assert!((found - expected).abs() < 1e-9, "{found} {expected}");
 }
@@ -307,7 +307,7 @@ fn long_documents_are_tokenised_in_pieces_that_do_not_show() {
     let place = Place::new();
     let long = "Many words make a long line of text, and no line break comes. ".repeat(6000);
     let source = SourceSpec {
-        document_separator: None,
+        format: Format::Text { separator: None },
         ..place.source("long", &long)
     };
     let corpus = place.corpus(&PrepareSpec {

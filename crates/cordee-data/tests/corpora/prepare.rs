@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Place, contents, did_tokenize, spec, text};
 use cordee_data::{
-    Corpus, DataError, Loader, PrepareSpec, SourceSpec, Stage, Validation, Vocabulary, prepare,
+    Corpus, DataError, Format, Loader, PrepareSpec, SourceSpec, Stage, Validation, Vocabulary,
+    prepare,
 };
 
 #[test]
@@ -70,7 +71,7 @@ fn preparing_twice_gives_the_same_bytes() {
 fn a_single_document_is_cut_and_nothing_is_held_out_on_request() {
     let place = Place::new();
     let mut source = place.source("one", text("Dog", 40));
-    source.document_separator = None;
+    source.format = Format::Text { separator: None };
     let cut = place.corpus(&spec(vec![source.clone()]));
     let split = &cut.sources()[0];
     assert_eq!((split.train.documents, split.validation.documents), (1, 1));
@@ -102,7 +103,7 @@ fn a_directory_is_read_by_name_and_each_file_ends_a_document() {
     let source = SourceSpec {
         name: "dir".to_owned(),
         path: dir,
-        document_separator: None,
+        format: Format::Text { separator: None },
     };
     let spec = PrepareSpec {
         validation_fraction: 0.0,
@@ -141,7 +142,7 @@ fn the_cut_may_lie_in_any_file_of_a_directory() {
     let source = SourceSpec {
         name: "dir".to_owned(),
         path: dir,
-        document_separator: None,
+        format: Format::Text { separator: None },
     };
     let corpus = place.corpus(&spec(vec![source]));
     let split = &corpus.sources()[0];
@@ -421,7 +422,9 @@ fn figures_of_the_shipped_texts() {
     let source = |name: &str, file: &str| SourceSpec {
         name: name.to_owned(),
         path: data.join(file),
-        document_separator: Some("\n\n".to_owned()),
+        format: Format::Text {
+            separator: Some("\n\n".to_owned()),
+        },
     };
     let spec = PrepareSpec {
         sources: vec![
@@ -430,6 +433,7 @@ fn figures_of_the_shipped_texts() {
         ],
         vocabulary: Vocabulary::Train(2048),
         validation_fraction: 0.05,
+        seq_len: 32,
         verify: false,
     };
     let start = Instant::now();

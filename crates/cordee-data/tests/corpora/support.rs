@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cordee_data::{Corpus, DataError, PrepareSpec, SourceSpec, Stage, Vocabulary, prepare};
+use cordee_data::{Corpus, DataError, Format, PrepareSpec, SourceSpec, Stage, Vocabulary, prepare};
 use tempfile::TempDir;
 
 /// A directory with sources in it and a cache beside them.
@@ -28,7 +28,9 @@ impl Place {
         SourceSpec {
             name: name.to_owned(),
             path,
-            document_separator: Some("\n\n".to_owned()),
+            format: Format::Text {
+                separator: Some("\n\n".to_owned()),
+            },
         }
     }
 
@@ -49,6 +51,7 @@ pub(crate) fn spec(sources: Vec<SourceSpec>) -> PrepareSpec {
         sources,
         vocabulary: Vocabulary::Train(400),
         validation_fraction: 0.1,
+        seq_len: 32,
         verify: false,
     }
 }
