@@ -8,9 +8,7 @@ use std::{collections::HashSet, fmt::Display};
 
 use crate::{
     names::key_in_words,
-    schema::{
-        Config, DataConfig, OptimizerConfig, ScheduleConfig, SourceConfig, SourceFormat,
-    },
+    schema::{Config, DataConfig, OptimizerConfig, ScheduleConfig, SourceConfig, SourceFormat},
     units::ByteSize,
 };
 

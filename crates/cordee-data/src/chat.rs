@@ -12,7 +12,7 @@ use minijinja::{
 /// The role whose turns are learned.
 pub(crate) const ASSISTANT: &str = "assistant";
 
-/// What is used for a vocabulary with these tokens and no template: ChatML, without a system turn of
+/// What is used for a vocabulary with these tokens and no template: `ChatML`, without a system turn of
 /// its own.
 pub(crate) const CHATML_TOKENS: [&str; 2] = ["<|im_start|>", "<|im_end|>"];
 pub(crate) const CHATML: &str = "\

@@ -61,10 +61,15 @@ impl<'a> ExampleSource<'a> {
             }
         }
         let examples = hashes.len();
-        let held_out = held_out(hashes, fraction).ok_or_else(|| DataError::NothingToHoldOut {
-            name: source.name.clone(),
-            examples,
-        })?;
+        let held_out = if fraction > 0.0 {
+            let nothing = || DataError::NothingToHoldOut {
+                name: source.name.clone(),
+                examples,
+            };
+            Some(held_out(hashes, fraction).ok_or_else(nothing)?)
+        } else {
+            None
+        };
         Ok(Self {
             source,
             keys,
@@ -226,15 +231,12 @@ fn lines(text: &str) -> Vec<(usize, &str)> {
 }
 
 /// The largest hash that is held out, so that those up to it are about `fraction` of all, at least one
-/// and not all; none for a fraction of 0. `None` if that cannot be.
-fn held_out(mut hashes: Vec<u64>, fraction: f64) -> Option<Option<u64>> {
-    if fraction <= 0.0 {
-        return Some(None);
-    }
+/// and not all; `None` if that cannot be.
+fn held_out(mut hashes: Vec<u64>, fraction: f64) -> Option<u64> {
     hashes.sort_unstable();
     let share = (hashes.len() as f64 * fraction).round() as usize;
     let most = hashes[share.clamp(1, hashes.len()) - 1];
-    (hashes.last() > Some(&most)).then_some(Some(most))
+    (hashes.last() > Some(&most)).then_some(most)
 }
 
 fn at(file: &HashedFile, line: usize, reason: String) -> DataError {
@@ -252,11 +254,10 @@ mod tests {
     #[test]
     fn the_smallest_hashes_are_held_out() {
         let hashes: Vec<u64> = (0..100).rev().collect();
-        assert_eq!(held_out(hashes.clone(), 0.05), Some(Some(4)));
-        assert_eq!(held_out(hashes.clone(), 1e-6), Some(Some(0)));
-        assert_eq!(held_out(hashes, 0.0), Some(None));
+        assert_eq!(held_out(hashes.clone(), 0.05), Some(4));
+        assert_eq!(held_out(hashes, 1e-6), Some(0));
         // Equal prompts stay together.
-        assert_eq!(held_out(vec![1, 1, 1, 2], 0.25), Some(Some(1)));
+        assert_eq!(held_out(vec![1, 1, 1, 2], 0.25), Some(1));
         assert_eq!(held_out(vec![7; 9], 0.1), None);
         assert_eq!(held_out(vec![7], 0.1), None);
         assert_eq!(held_out(vec![3, 7], 0.999), None);

@@ -16,16 +16,12 @@ pub(crate) fn best_fit(lengths: &[usize], room: usize) -> Vec<Vec<usize>> {
     let mut open: BTreeSet<(usize, usize)> = BTreeSet::new();
     for example in order {
         let length = lengths[example];
-        let (left, row) = match open.range((length, 0)..).next() {
-            Some(&fit) => {
-                open.remove(&fit);
-                fit
-            }
-            None => {
-                rows.push(Vec::new());
-                (room, rows.len() - 1)
-            }
-        };
+        let tightest = open.range((length, 0)..).next().copied();
+        let (left, row) = tightest.unwrap_or((room, rows.len()));
+        if row == rows.len() {
+            rows.push(Vec::new());
+        }
+        open.remove(&(left, row));
         rows[row].push(example);
         open.insert((left - length, row));
     }

@@ -275,9 +275,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn every_setting_is_in_the_fingerprint() {
-        let files = |name: &str, format: Format, contents: &[u8]| SourceFiles {
+    fn files(name: &str, format: Format, contents: &[u8]) -> SourceFiles {
+        SourceFiles {
             name: name.to_owned(),
             format,
             files: contents
@@ -288,99 +287,85 @@ mod tests {
                     sha256: [byte; 32],
                 })
                 .collect(),
+        }
+    }
+
+    fn text(name: &str, separator: Option<&str>, contents: &[u8]) -> SourceFiles {
+        let separator = separator.map(str::to_owned);
+        files(name, Format::Text { separator }, contents)
+    }
+
+    fn all_differ(fingerprints: &[String]) {
+        let distinct: std::collections::HashSet<_> = fingerprints.iter().collect();
+        assert_eq!(distinct.len(), fingerprints.len());
+    }
+
+    #[test]
+    fn every_setting_is_in_the_fingerprint() {
+        let changed = |change: fn(&mut PrepareSpec)| {
+            let mut spec = spec();
+            change(&mut spec);
+            fingerprint(&[text("a", None, &[1, 2])], None, &spec)
         };
-        let source = |name: &str, separator: Option<&str>, contents: &[u8]| {
-            let separator = separator.map(str::to_owned);
-            files(name, Format::Text { separator }, contents)
-        };
-        let other_size = PrepareSpec {
-            vocabulary: Vocabulary::Train(301),
-            ..spec()
-        };
-        let other_share = PrepareSpec {
-            validation_fraction: 0.2,
-            ..spec()
-        };
-        let other_length = PrepareSpec {
-            seq_len: 17,
-            ..spec()
-        };
+        let of = |sources: &[SourceFiles]| fingerprint(sources, None, &spec());
+        let plain = changed(|_| {});
+        assert_eq!(changed(|spec| spec.verify = true), plain);
+        assert_eq!(changed(|spec| spec.seq_len = 17), plain);
+        all_differ(&[
+            plain,
+            changed(|spec| spec.vocabulary = Vocabulary::Train(301)),
+            changed(|spec| spec.validation_fraction = 0.2),
+            of(&[text("b", None, &[1, 2])]),
+            of(&[text("a", Some("\n"), &[1, 2])]),
+            of(&[text("a", None, &[2, 1])]),
+            of(&[text("a", None, &[1]), text("a", None, &[2])]),
+        ]);
+    }
+
+    #[test]
+    fn every_setting_of_examples_is_in_the_fingerprint() {
         let renamed = |change: fn(&mut ExampleKeys)| {
             let mut keys = ExampleKeys::default();
             change(&mut keys);
             let too_long = TooLong::Skip;
-            [files("a", Format::Examples { keys, too_long }, &[1, 2])]
+            let format = Format::Examples { keys, too_long };
+            fingerprint(&[files("a", format, &[1, 2])], None, &spec())
         };
-        let with = |change: fn(&mut Companions)| {
+        let of = |format: Format, seq_len| {
+            let spec = PrepareSpec { seq_len, ..spec() };
+            fingerprint(&[files("a", format, &[1, 2])], None, &spec)
+        };
+        all_differ(&[
+            fingerprint(&[text("a", None, &[1, 2])], None, &spec()),
+            of(examples(TooLong::Skip), 16),
+            of(examples(TooLong::Skip), 17),
+            of(examples(TooLong::Error), 16),
+            of(examples(TooLong::Truncate), 16),
+            renamed(|keys| keys.prompt = Some("k".to_owned())),
+            renamed(|keys| keys.completion = Some("k".to_owned())),
+            renamed(|keys| keys.messages = Some("k".to_owned())),
+        ]);
+    }
+
+    #[test]
+    fn what_is_known_of_a_tokenizer_is_in_the_fingerprint() {
+        let with = |hash: u8, change: fn(&mut Companions)| {
             let mut companions = Companions::default();
             change(&mut companions);
-            companions
+            let tokenizer = Some((&[hash; 32], &companions));
+            fingerprint(&[text("a", None, &[1, 2])], tokenizer, &spec())
         };
-        let text = |token: &str| NamedToken::Text(token.to_owned());
-        let ends = with(|it| it.end_of_text = Some((NamedToken::Id(2), PathBuf::from("x"))));
-        let begins = with(|it| it.begin_of_text = Some(NamedToken::Id(2)));
-        let begins_so = Companions {
-            begin_of_text: Some(text("<s>")),
-            ..Companions::default()
-        };
-        let templated = with(|it| it.chat_template = Some("t".to_owned()));
-        let plain = [source("a", None, &[1, 2])];
-        let skipping = [files("a", examples(TooLong::Skip), &[1, 2])];
-        let none = Companions::default();
-        let fingerprints = [
-            fingerprint(&plain, None, &spec()),
-            fingerprint(&plain, None, &other_size),
-            fingerprint(&plain, None, &other_share),
-            fingerprint(&plain, Some((&[7; 32], &none)), &spec()),
-            fingerprint(&plain, Some((&[8; 32], &none)), &spec()),
-            fingerprint(&plain, Some((&[7; 32], &ends)), &spec()),
-            fingerprint(&plain, Some((&[7; 32], &begins)), &spec()),
-            fingerprint(&plain, Some((&[7; 32], &begins_so)), &spec()),
-            fingerprint(&plain, Some((&[7; 32], &templated)), &spec()),
-            fingerprint(&[source("b", None, &[1, 2])], None, &spec()),
-            fingerprint(&[source("a", Some("\n"), &[1, 2])], None, &spec()),
-            fingerprint(&[source("a", None, &[2, 1])], None, &spec()),
-            fingerprint(
-                &[source("a", None, &[1]), source("a", None, &[2])],
-                None,
-                &spec(),
-            ),
-            fingerprint(&skipping, None, &spec()),
-            fingerprint(&skipping, None, &other_length),
-            fingerprint(
-                &[files("a", examples(TooLong::Error), &[1, 2])],
-                None,
-                &spec(),
-            ),
-            fingerprint(
-                &renamed(|keys| keys.prompt = Some("k".to_owned())),
-                None,
-                &spec(),
-            ),
-            fingerprint(
-                &renamed(|keys| keys.completion = Some("k".to_owned())),
-                None,
-                &spec(),
-            ),
-            fingerprint(
-                &renamed(|keys| keys.messages = Some("k".to_owned())),
-                None,
-                &spec(),
-            ),
-        ];
-        assert_eq!(fingerprint(&plain, None, &other_length), fingerprints[0]);
-        let distinct: std::collections::HashSet<_> = fingerprints.iter().collect();
-        assert_eq!(distinct.len(), fingerprints.len());
-        assert_eq!(
-            fingerprints[0],
-            fingerprint(
-                &plain,
-                None,
-                &PrepareSpec {
-                    verify: true,
-                    ..spec()
-                }
-            )
-        );
+        all_differ(&[
+            with(7, |_| {}),
+            with(8, |_| {}),
+            with(7, |it| {
+                it.end_of_text = Some((NamedToken::Id(2), PathBuf::from("x")));
+            }),
+            with(7, |it| it.begin_of_text = Some(NamedToken::Id(2))),
+            with(7, |it| {
+                it.begin_of_text = Some(NamedToken::Text("<s>".to_owned()));
+            }),
+            with(7, |it| it.chat_template = Some("t".to_owned())),
+        ]);
     }
 }

@@ -179,11 +179,6 @@ impl Tokenizer {
         )
     }
 
-    /// Its file.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// All ids are below this.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size

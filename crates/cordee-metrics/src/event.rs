@@ -122,13 +122,13 @@ documented! {
         /// Mean loss per token, in nats.
         #[serde(deserialize_with = "crate::number::null_is_nan")]
         pub loss: f64,
-        /// The loss in bits per byte of text.
-        #[serde(deserialize_with = "crate::number::null_is_nan")]
-        pub bits_per_byte: f64,
+        /// The loss in bits per byte of text; absent where only parts of a text are learned.
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::number::null_is_some_nan")]
+        pub bits_per_byte: Option<f64>,
         /// What a model would need that knows how frequent each token of this text is, but no
-        /// context; in bits per byte of text.
-        #[serde(deserialize_with = "crate::number::null_is_nan")]
-        pub unigram_bits_per_byte: f64,
+        /// context; in bits per byte of text; absent with the above.
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::number::null_is_some_nan")]
+        pub unigram_bits_per_byte: Option<f64>,
     }
 }
 

@@ -10,3 +10,10 @@ use serde::{Deserialize, Deserializer};
 pub(crate) fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
+
+/// For `deserialize_with` of a field that may be absent: it is there, and `null` is NaN.
+pub(crate) fn null_is_some_nan<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<f64>, D::Error> {
+    null_is_nan(deserializer).map(Some)
+}

@@ -92,8 +92,8 @@ mod tests {
         let source = SourceEvaluation {
             name: text(),
             loss: 1.0,
-            bits_per_byte: 2.0,
-            unigram_bits_per_byte: 3.0,
+            bits_per_byte: Some(2.0),
+            unigram_bits_per_byte: Some(3.0),
         };
         vec![
             EventKind::RunStarted {

@@ -167,8 +167,8 @@ fn curves_go_on_after_a_resume_without_the_steps_that_were_done_again() {
         let source = SourceEvaluation {
             name: "old texts".to_owned(),
             loss: 2.5,
-            bits_per_byte: 1.25,
-            unigram_bits_per_byte: 5.0,
+            bits_per_byte: Some(1.25),
+            unigram_bits_per_byte: Some(5.0),
         };
         let evaluation = EventKind::Evaluation {
             loss: f64::NAN,

@@ -116,13 +116,21 @@ pub struct SourceEvaluation {
     /// Mean loss per token, in nats.
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
-    /// The loss in bits per byte of text.
-    #[serde(deserialize_with = "null_is_nan")]
-    pub bits_per_byte: f64,
+    /// The loss in bits per byte of text; absent where only parts of a text are learned.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "null_is_some_nan"
+    )]
+    pub bits_per_byte: Option<f64>,
     /// Entropy of the same tokens' own frequencies, in bits per byte: what a model that knows no
-    /// context but knows these frequencies exactly would need.
-    #[serde(deserialize_with = "null_is_nan")]
-    pub unigram_bits_per_byte: f64,
+    /// context but knows these frequencies exactly would need; absent with the above.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "null_is_some_nan"
+    )]
+    pub unigram_bits_per_byte: Option<f64>,
 }
 
 /// The end of a run.
@@ -163,6 +171,11 @@ pub(crate) fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
+/// For a field that may be absent: it is there.
+fn null_is_some_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    null_is_nan(deserializer).map(Some)
+}
+
 impl WorkerMessage {
     /// The message as one line of JSON, with its line feed.
     pub fn to_line(&self) -> String {
@@ -201,8 +214,8 @@ mod tests {
             sources: vec![SourceEvaluation {
                 name: "a".to_owned(),
                 loss: f64::NAN,
-                bits_per_byte: f64::NAN,
-                unigram_bits_per_byte: 2.5,
+                bits_per_byte: Some(f64::NAN),
+                unigram_bits_per_byte: None,
             }],
         });
         let WorkerMessage::Evaluation(read) = WorkerMessage::from_line(&message.to_line()).unwrap()
@@ -212,7 +225,8 @@ mod tests {
         assert!(
             read.loss.is_nan()
                 && read.sources[0].loss.is_nan()
-                && read.sources[0].bits_per_byte.is_nan()
+                && read.sources[0].bits_per_byte.is_some_and(f64::is_nan)
+                && read.sources[0].unigram_bits_per_byte.is_none()
         );
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use cordee_config::Recompute;
+use cordee_data::Source;
 use cordee_model::Model;
 use cordee_protocol::Banner;
 
@@ -24,10 +25,6 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
         .iter()
         .map(|source| source.train.tokens)
         .sum();
-    let sources = corpus
-        .sources()
-        .iter()
-        .map(|source| format!("{} {}", source.name, count(source.train.tokens)));
     let lines = [
         (
             "model",
@@ -50,7 +47,12 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
             format!(
                 "{} tokens: {}",
                 count(train_tokens),
-                sources.collect::<Vec<_>>().join(", ")
+                corpus
+                    .sources()
+                    .iter()
+                    .map(contents)
+                    .collect::<Vec<_>>()
+                    .join(", ")
             ),
         ),
         (
@@ -71,7 +73,7 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
                 config.train.steps.0,
                 count(plan.tokens_per_step),
                 count(tokens),
-                tokens as f64 / train_tokens as f64
+                epochs(run)
             ),
         ),
         (
@@ -108,6 +110,30 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
             .collect(),
         first_step,
         last_step: run.last_step,
+    }
+}
+
+/// How often the whole run reads its data.
+fn epochs(run: &Run<'_>) -> f64 {
+    let config = &run.plan.config;
+    let sources = run.corpus.sources().iter();
+    let sequences: u64 = sources
+        .map(|source| source.train.sequences(config.data.seq_len))
+        .sum();
+    config.train.steps.0 as f64 * config.train.global_batch_size as f64 / sequences as f64
+}
+
+/// What a source gives to learn.
+fn contents(source: &Source) -> String {
+    let tokens = count(source.train.tokens);
+    match &source.train.packed {
+        None => format!("{} {tokens}", source.name),
+        Some(packed) => format!(
+            "{} {tokens} in {} examples, of which {} are learned",
+            source.name,
+            source.train.documents,
+            count(packed.learned)
+        ),
     }
 }
 

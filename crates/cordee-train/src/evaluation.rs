@@ -9,7 +9,7 @@ use cordee_protocol::{Evaluation, SourceEvaluation};
 
 use crate::{TrainError, engine::Engine};
 
-/// The loss of every source's whole validation split.
+/// The loss of every source's whole validation split, over the tokens that count.
 ///
 /// Micro-batches are the same for every world size and dealt to the ranks in turn, so that only the
 /// order of one sum depends on the number of ranks.
@@ -43,11 +43,14 @@ pub(crate) fn evaluate(
         .clone()
         .map(|source| validation.tokens_predicted(source))
         .sum();
-    let evaluated = sources.map(|source| SourceEvaluation {
-        name: validation.name(source).to_owned(),
-        loss: nll_sums[source] / validation.tokens_predicted(source) as f64,
-        bits_per_byte: nll_sums[source] / std::f64::consts::LN_2 / validation.bytes(source) as f64,
-        unigram_bits_per_byte: validation.unigram_bits_per_byte(source).unwrap_or(f64::NAN),
+    let evaluated = sources.map(|source| {
+        let bits = nll_sums[source] / std::f64::consts::LN_2;
+        SourceEvaluation {
+            name: validation.name(source).to_owned(),
+            loss: nll_sums[source] / validation.tokens_predicted(source) as f64,
+            bits_per_byte: validation.bytes(source).map(|bytes| bits / bytes as f64),
+            unigram_bits_per_byte: validation.unigram_bits_per_byte(source),
+        }
     });
     Ok(Evaluation {
         step,

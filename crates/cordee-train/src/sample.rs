@@ -16,7 +16,7 @@ pub fn continue_text(
     mut emit: impl FnMut(&str),
 ) -> Result<(), TrainError> {
     let end_of_text = tokenizer.end_of_text();
-    let mut prompt = tokenizer.encode(prompt)?;
+    let mut prompt = [tokenizer.begin_of_document(), &tokenizer.encode(prompt)?].concat();
     if prompt.is_empty() {
         prompt.push(end_of_text);
     }

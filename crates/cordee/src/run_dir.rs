@@ -17,11 +17,12 @@ use crate::failure::Failure;
 const RUNS: &str = "runs";
 
 /// What a start makes before it writes the config, in order.
-const BEFORE_RUN: [&str; 8] = [
+const BEFORE_RUN: [&str; 9] = [
     LOCK,
     "logs",
     "checkpoints",
     "tokenizer.json",
+    "tokenizer_config.json",
     "config.source.toml",
     "overrides.txt",
     "env.json",
@@ -46,6 +47,11 @@ impl RunDir {
 
     pub(crate) fn tokenizer(&self) -> PathBuf {
         self.0.join("tokenizer.json")
+    }
+
+    /// What is known of the tokenizer beside its file.
+    pub(crate) fn tokenizer_config(&self) -> PathBuf {
+        self.0.join("tokenizer_config.json")
     }
 
     pub(crate) fn checkpoints(&self) -> PathBuf {

@@ -185,7 +185,7 @@ fn a_prompt_is_on_one_side_whatever_the_order() {
     assert_eq!(again, held_out);
 }
 
-/// A tokenizer with the marks of ChatML, which no template comes with.
+/// A tokenizer with the marks of `ChatML`, which no template comes with.
 fn chat_tokenizer(place: &Place) -> PathBuf {
     let corpus = place.corpus(&spec(vec![place.source("words", text("Dog", 50))]));
     let bytes = std::fs::read(corpus.tokenizer_path()).unwrap();
@@ -222,11 +222,8 @@ fn learned_texts(corpus: &Corpus) -> Vec<String> {
         for run in document.chunk_by(|a, b| a.1 == b.1) {
             let ids: Vec<u32> = run.iter().map(|&(id, _)| id).collect();
             let text = tokenizer.decode(&ids).unwrap();
-            shown += &if run[0].1 {
-                format!("[[{text}]]")
-            } else {
-                text
-            };
+            let marks = if run[0].1 { ["[[", "]]"] } else { ["", ""] };
+            shown.extend([marks[0], &text, marks[1]]);
         }
         shown
     };
@@ -321,7 +318,7 @@ fn text_and_examples_share_a_batch() {
         let inside = bounds
             .iter()
             .filter(|&&bound| (start..end).contains(&(bound as usize)));
-        let learned = mask[start..end].iter().filter(|&&it| it == 1).count();
+        let learned: u32 = mask[start..end].iter().map(|&it| u32::from(it)).sum();
         if source == 0 {
             assert_eq!((inside.count(), learned), (1, 32));
         } else {

@@ -74,10 +74,9 @@ impl TensorBoard {
         let mut scalars = vec![("eval/loss".to_owned(), *loss)];
         for source in sources {
             scalars.push((format!("eval/{}/loss", source.name), source.loss));
-            scalars.push((
-                format!("eval/{}/bits_per_byte", source.name),
-                source.bits_per_byte,
-            ));
+            if let Some(bits) = source.bits_per_byte {
+                scalars.push((format!("eval/{}/bits_per_byte", source.name), bits));
+            }
         }
         self.append(&encode::record(&encode::scalars(
             event.time, event.step, &scalars,

@@ -4,7 +4,7 @@ use std::{env, path::PathBuf};
 
 use anyhow::anyhow;
 use cordee_config::Plan;
-use cordee_data::{Corpus, DataError, Loader, PrepareSpec, Stage, prepare};
+use cordee_data::{Corpus, DataError, Loader, Packed, PrepareSpec, Source, Stage, prepare};
 use cordee_protocol::ExitCode;
 
 use crate::{console::Console, failure::Failure};
@@ -19,7 +19,8 @@ pub(crate) fn prepare_data(plan: &Plan, console: &mut Console) -> Result<Corpus,
     if let Some(tokenizer) = &data.tokenizer
         && let Err(error) = fs_err::metadata(tokenizer)
     {
-        return Err(Failure::usage(error).with_hint("data.tokenizer names a tokenizer.json"));
+        return Err(Failure::usage(error)
+            .with_hint("data.tokenizer names a tokenizer.json, or the directory that holds one"));
     }
     let corpus = prepare(&PrepareSpec::from(data), &cache, &mut |stage| {
         show(&stage, console);
@@ -34,6 +35,9 @@ pub(crate) fn prepare_data(plan: &Plan, console: &mut Console) -> Result<Corpus,
                 "source `{}` is one document: its document_separator {separator:?} occurs nowhere (does the text have CRLF line ends?)",
                 source.name
             ));
+        }
+        for warning in of_examples(source, data.seq_len) {
+            console.warning(&warning);
         }
         if source.validation.tokens < 2 {
             let error = anyhow!(
@@ -54,6 +58,43 @@ pub(crate) fn prepare_data(plan: &Plan, console: &mut Console) -> Result<Corpus,
     )
     .map_err(failure)?;
     Ok(corpus)
+}
+
+/// What a person should know of the examples of a source; nothing of text.
+fn of_examples(source: &Source, seq_len: usize) -> Vec<String> {
+    let splits = [&source.train, &source.validation];
+    let sum = |figure: fn(&Packed) -> u64| -> u64 {
+        splits
+            .iter()
+            .filter_map(|split| split.packed.as_ref())
+            .map(figure)
+            .sum()
+    };
+    let (left_out, truncated) = (sum(|it| it.left_out), sum(|it| it.truncated));
+    let examples = splits.map(|split| split.documents).iter().sum::<u64>() + left_out;
+    let name = &source.name;
+    let longer = format!(
+        "of {examples} examples are longer than {} tokens",
+        seq_len + 1
+    );
+    let mut warnings = Vec::new();
+    if left_out > 0 {
+        warnings.push(format!(
+            "source `{name}`: {left_out} {longer} and left out: raise data.seq_len to learn them, or set too_long"
+        ));
+    }
+    if truncated > 0 {
+        warnings.push(format!(
+            "source `{name}`: {truncated} {longer} and lose their end, so that nothing teaches the model to end these"
+        ));
+    }
+    let spelled = sum(|it| it.spell_special);
+    if spelled > 0 {
+        warnings.push(format!(
+            "source `{name}`: {spelled} of {examples} examples spell a special token of the tokenizer, which is plain text to the model: give conversations as messages, and no end of text"
+        ));
+    }
+    warnings
 }
 
 /// Data that cannot be used is the user's to change; data that cannot be read is the machine's.

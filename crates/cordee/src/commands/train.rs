@@ -131,6 +131,10 @@ fn write_run_dir(
         fs::create_dir_all(run.checkpoints())?;
         let write = |name: &str, text: &str| replace(&run.path().join(name), text.as_bytes());
         replace(&run.tokenizer(), &fs::read(corpus.tokenizer_path())?)?;
+        replace(
+            &run.tokenizer_config(),
+            &fs::read(corpus.tokenizer_config_path())?,
+        )?;
         write("config.source.toml", loaded.source_text())?;
         let overrides: String = loaded
             .sets()

@@ -75,7 +75,10 @@ fn time_left(eta: Option<f64>) -> String {
 /// A validation during training.
 pub(super) fn evaluation(evaluation: &Evaluation) -> String {
     let sources = evaluation.sources.iter();
-    let sources = sources.map(|source| format!("{} {:.4}", source.name, source.bits_per_byte));
+    let sources = sources.filter_map(|source| {
+        let bits = source.bits_per_byte?;
+        Some(format!("{} {bits:.4}", source.name))
+    });
     let sources = sources.collect::<Vec<_>>().join(", ");
     let bits = if sources.is_empty() {
         String::new()

@@ -37,8 +37,8 @@ pub(super) fn evaluation() -> Evaluation {
     let source = |name: &str, loss, bits_per_byte, unigram_bits_per_byte| SourceEvaluation {
         name: name.to_owned(),
         loss,
-        bits_per_byte,
-        unigram_bits_per_byte,
+        bits_per_byte: Some(bits_per_byte),
+        unigram_bits_per_byte: Some(unigram_bits_per_byte),
     };
     Evaluation {
         step: 400,

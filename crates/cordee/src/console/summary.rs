@@ -48,30 +48,29 @@ fn table(sources: &[SourceEvaluation]) -> String {
     ];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(sources.iter().map(|source| {
-        let SourceEvaluation {
-            loss,
-            bits_per_byte,
-            unigram_bits_per_byte,
-            ..
-        } = source;
-        let below = 100.0 * (1.0 - bits_per_byte / unigram_bits_per_byte);
+        let number = |number: Option<f64>| number.map(|number| format!("{number:.4}"));
+        let (bits, unigram) = (source.bits_per_byte, source.unigram_bits_per_byte);
+        let below = bits
+            .zip(unigram)
+            .map(|(bits, unigram)| 100.0 * (1.0 - bits / unigram));
+        let below = below.filter(|share| share.is_finite());
         [
-            source.name.clone(),
-            format!("{loss:.4}"),
-            format!("{bits_per_byte:.4}"),
-            format!("{unigram_bits_per_byte:.4}"),
-            if below.is_finite() {
-                format!("{below:.1}%")
-            } else {
-                "--".to_owned()
-            },
+            Some(source.name.clone()),
+            number(Some(source.loss)),
+            number(bits),
+            number(unigram),
+            below.map(|share| format!("{share:.1}%")),
         ]
+        .map(|cell| cell.unwrap_or_else(|| "--".to_owned()))
     }));
+    // Bits per byte are of texts: sources of examples alone have no use for these columns.
+    let of_text = sources.iter().any(|source| source.bits_per_byte.is_some());
+    let columns = if of_text { 5 } else { 2 };
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     let widths = [0, 1, 2, 3, 4].map(|column| width(column).unwrap_or(0));
     let lines = rows.iter().map(|[name, numbers @ ..]| {
         let mut line = format!("  {name:<0$}", widths[0]);
-        for (number, width) in numbers.iter().zip(&widths[1..]) {
+        for (number, width) in numbers.iter().zip(&widths[1..columns]) {
             let _ = write!(line, "  {number:>width$}");
         }
         line
@@ -123,7 +122,11 @@ mod tests {
             ..samples::evaluation().sources.swap_remove(0)
         };
         let evaluation = Evaluation {
-            sources: vec![source(5.0, 4.0), source(1.0, 0.0)],
+            sources: vec![
+                source(Some(5.0), Some(4.0)),
+                source(Some(1.0), Some(0.0)),
+                source(None, None),
+            ],
             ..samples::evaluation()
         };
         let worse = Summary {
@@ -138,6 +141,23 @@ mod tests {
           source      loss  bits/byte  unigram bits/byte  below unigram
           speeches  3.1023     5.0000             4.0000         -25.0%
           speeches  3.1023     1.0000             0.0000             --
+          speeches  3.1023         --                 --             --
+        ");
+        let evaluation = Evaluation {
+            sources: vec![source(None, None)],
+            ..samples::evaluation()
+        };
+        let examples = Summary {
+            evaluation: Some(evaluation),
+            checkpoint: None,
+            ..samples::summary()
+        };
+        assert_snapshot!(strip_str(&summary(&examples)), @"
+        done after step 400: 1.6M tokens in 2m12s (12.4k tok/s)
+        validation loss 3.2114 after step 400
+
+          source      loss
+          speeches  3.1023
         ");
     }
 }
