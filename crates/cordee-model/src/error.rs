@@ -1,5 +1,7 @@
 //! What can go wrong in a model.
 
+use std::path::PathBuf;
+
 use cordee_memory::MemoryError;
 use cordee_ops::OpError;
 
@@ -34,6 +36,25 @@ pub enum ModelError {
     /// A model whose weights are no longer numbers.
     #[error("the model gives a logit that is not a number: its weights have diverged")]
     NotANumber,
+    /// A file or a directory could not be read or written.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A file that does not hold what it should.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Tensors of a directory that are not those of the model.
+    #[error("the weights in {} are not those of the model: {}", directory.display(), problems.join("; "))]
+    Weights {
+        /// The directory.
+        directory: PathBuf,
+        /// What is wrong, by the names of tensors: never none.
+        problems: Vec<String>,
+    },
     /// A prompt of no tokens.
     #[error("the prompt is empty: give at least one token to continue")]
     EmptyPrompt,

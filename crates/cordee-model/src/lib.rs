@@ -16,6 +16,7 @@ mod layers;
 mod model;
 mod parameter;
 mod segment;
+pub mod weights;
 
 pub use embedding::Embedding;
 pub use error::ModelError;
