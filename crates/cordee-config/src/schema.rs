@@ -62,8 +62,9 @@ section! {
         /// Where text comes from.
         pub sources: Vec<SourceConfig>,
         /// A tokenizer to use: a `tokenizer.json`, or the directory that holds one; the files beside
-        /// it say which token ends a text and how conversations are written. When absent, a
-        /// byte-level BPE vocabulary of `vocab_size` is trained on the training split.
+        /// it say which token ends a text and how conversations are written. When absent, that of
+        /// `model.init_from` if there is one, else a byte-level BPE vocabulary of `vocab_size`, trained
+        /// on the training split.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub tokenizer: Option<PathBuf>,
         /// Size of the vocabulary that is trained when no `tokenizer` is given.

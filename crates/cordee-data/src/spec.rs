@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use cordee_config::{DataConfig, SourceConfig, SourceFormat, TooLong};
+use cordee_config::{Config, SourceConfig, SourceFormat, TooLong};
 use sha2::{Digest, Sha256};
 
 use crate::companions::{Companions, NamedToken};
+use crate::manifest::TOKENIZER;
 use crate::text::{ContentHash, SourceFiles};
 use crate::{DataError, ExampleKeys};
 
@@ -89,10 +90,14 @@ pub enum Vocabulary {
     Train(usize),
 }
 
-impl From<&DataConfig> for PrepareSpec {
-    fn from(config: &DataConfig) -> Self {
+impl From<&Config> for PrepareSpec {
+    fn from(config: &Config) -> Self {
+        // A model that is gone on with has its own vocabulary.
+        let init_from = config.model.init_from.as_ref();
+        let tokenizer_of_model = init_from.filter(|dir| dir.join(TOKENIZER).exists());
+        let data = &config.data;
         Self {
-            sources: config
+            sources: data
                 .sources
                 .iter()
                 .map(|source| SourceSpec {
@@ -101,12 +106,12 @@ impl From<&DataConfig> for PrepareSpec {
                     format: Format::from(source),
                 })
                 .collect(),
-            vocabulary: match &config.tokenizer {
+            vocabulary: match data.tokenizer.as_ref().or(tokenizer_of_model) {
                 Some(path) => Vocabulary::File(path.clone()),
-                None => Vocabulary::Train(config.vocab_size),
+                None => Vocabulary::Train(data.vocab_size),
             },
-            validation_fraction: config.validation_fraction,
-            seq_len: config.seq_len,
+            validation_fraction: data.validation_fraction,
+            seq_len: data.seq_len,
             verify: false,
         }
     }

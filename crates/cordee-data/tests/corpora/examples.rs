@@ -434,3 +434,82 @@ fn errors_name_the_line_and_what_to_do() {
     tasks.jsonl holds no text: it is empty or only white space
     "#);
 }
+
+/// What lies in `data/`, shipped with the repository.
+fn shipped(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../data")
+        .join(name)
+}
+
+#[test]
+fn the_shipped_examples_fill_rows_with_the_shipped_tokenizer() {
+    let place = Place::new();
+    let source = SourceSpec {
+        name: "gsm8k".to_owned(),
+        path: shipped("gsm8k.jsonl"),
+        format: Format::Examples {
+            keys: ExampleKeys {
+                prompt: Some("question".to_owned()),
+                completion: Some("answer".to_owned()),
+                messages: None,
+            },
+            too_long: TooLong::Skip,
+        },
+    };
+    let spec = PrepareSpec {
+        vocabulary: Vocabulary::File(shipped("stories260k")),
+        seq_len: 512,
+        ..spec(vec![source])
+    };
+    let corpus = place.corpus(&spec);
+    let split = &corpus.sources()[0];
+    let (train, held_out) = (&split.train, &split.validation);
+    let packed = train.packed.as_ref().unwrap();
+    let left_out = packed.left_out + held_out.packed.as_ref().unwrap().left_out;
+    assert_eq!(train.documents + held_out.documents + left_out, 499);
+    assert!(
+        (45..=50).contains(&held_out.documents),
+        "{}",
+        held_out.documents
+    );
+    // Nearly full: padding is the rest.
+    let filled = train.tokens as f64 / (packed.rows * 513) as f64;
+    assert!(filled > 0.95, "{filled}");
+
+    let tokenizer = corpus.tokenizer().unwrap();
+    let (begin, end) = (tokenizer.begin_of_document(), tokenizer.end_of_text());
+    assert_eq!(tokenizer.decode(&[begin[0], end]).unwrap(), "<s></s>");
+    let documents = documents(&training_rows(&corpus, 512), end);
+    assert_eq!(documents.len() as u64, train.documents);
+    for document in &documents {
+        assert_eq!(document.first(), Some(&(begin[0], false)));
+        assert_eq!(document.last(), Some(&(end, true)));
+        let (asked, answered): (Vec<_>, Vec<_>) =
+            document.iter().partition(|(_, learned)| !learned);
+        let text = |tokens: Vec<&(u32, bool)>| {
+            let ids: Vec<u32> = tokens.iter().map(|(id, _)| *id).collect();
+            tokenizer.decode(&ids).unwrap()
+        };
+        assert!(text(answered).contains("\n#### "));
+        assert!(!text(asked).contains("####"));
+    }
+}
+
+#[test]
+fn documents_of_text_begin_as_the_tokenizer_says() {
+    let place = Place::new();
+    let source = place.source("words", "one two\n\nthree\n\nfour five six");
+    let spec = PrepareSpec {
+        vocabulary: Vocabulary::File(shipped("stories260k")),
+        validation_fraction: 0.0,
+        ..spec(vec![source])
+    };
+    let corpus = place.corpus(&spec);
+    let split = &corpus.sources()[0].train;
+    let loader = Loader::new(&corpus, split.tokens as usize - 1, 0, None).unwrap();
+    let batch = loader.read(0..1).unwrap();
+    let text = corpus.tokenizer().unwrap().decode(&batch.tokens).unwrap();
+    assert_eq!(text, "<s> one two</s><s> three</s><s> four five six</s>");
+    assert_eq!((split.first_token_bytes, batch.documents), (0, None));
+}

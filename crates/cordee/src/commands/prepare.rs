@@ -22,7 +22,7 @@ pub(crate) fn prepare_data(plan: &Plan, console: &mut Console) -> Result<Corpus,
         return Err(Failure::usage(error)
             .with_hint("data.tokenizer names a tokenizer.json, or the directory that holds one"));
     }
-    let corpus = prepare(&PrepareSpec::from(data), &cache, &mut |stage| {
+    let corpus = prepare(&PrepareSpec::from(&plan.config), &cache, &mut |stage| {
         show(&stage, console);
     })
     .map_err(failure)?;
