@@ -101,7 +101,10 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
             ),
         ),
         ("run", run.run_dir.display().to_string()),
-        ("start", start(run.resume, first_step)),
+        (
+            "start",
+            start(run.resume, shape.init_from.as_deref(), first_step),
+        ),
     ];
     Banner {
         lines: lines
@@ -152,10 +155,11 @@ fn threads(threads: usize) -> String {
     }
 }
 
-fn start(resume: Option<&Path>, first_step: u64) -> String {
-    match resume {
-        None => "step 0, fresh weights".to_owned(),
-        Some(checkpoint) => format!(
+fn start(resume: Option<&Path>, init_from: Option<&Path>, first_step: u64) -> String {
+    match (resume, init_from) {
+        (None, None) => "step 0, fresh weights".to_owned(),
+        (None, Some(directory)) => format!("step 0, weights of {}", directory.display()),
+        (Some(checkpoint), _) => format!(
             "resumed after step {first_step} from {}",
             checkpoint.display()
         ),

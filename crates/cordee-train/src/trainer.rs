@@ -14,7 +14,7 @@ use cordee_comm::ProcessGroup;
 use cordee_config::Plan;
 use cordee_data::{BatchShape, Corpus, Loader, Prefetch, Validation, samples_for};
 use cordee_metrics::{Event, EventKind, Recorder};
-use cordee_model::Model;
+use cordee_model::{Model, weights};
 use cordee_protocol::{Summary, WorkerMessage};
 
 use crate::{
@@ -52,7 +52,10 @@ pub fn train(
 ) -> Result<Summary, TrainError> {
     let started = Instant::now();
     let config = &run.plan.config;
-    let model = Model::new(&config.model, run.corpus.vocab_size(), config.data.seq_len)?;
+    // Existing weights may have rows that no token uses.
+    let vocab_size = run.corpus.vocab_size();
+    let vocab_size = config.model.vocab_size.unwrap_or(0).max(vocab_size);
+    let model = Model::new(&config.model, vocab_size, config.data.seq_len)?;
     let mut trainer = Trainer::prepare(run, &model, group, tell)?;
     let summary = trainer.run(started)?;
     if let Some(recorder) = trainer.recorder.take() {
@@ -93,9 +96,12 @@ impl<'a> Trainer<'a> {
         let config = &run.plan.config;
         let mut learner = Learner::new(model, config.train.recompute, group)?;
         let state = &mut learner.state;
-        match run.resume {
-            None => model.initialise(&state.layout, &mut state.parameters, config.train.seed)?,
-            Some(path) => check_origin(path, &restore(path, state)?, run)?,
+        match (run.resume, &config.model.init_from) {
+            (Some(path), _) => check_origin(path, &restore(path, state)?, run)?,
+            (None, Some(dir)) => weights::load(dir, model, &state.layout, &mut state.parameters)?,
+            (None, None) => {
+                model.initialise(&state.layout, &mut state.parameters, config.train.seed)?;
+            }
         }
         check_replicas(state, learner.group)?;
         let first_step = state.step;

@@ -20,8 +20,12 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<u8, Failure> {
         .map_err(Failure::usage)?
         .config;
     let tokenizer = Tokenizer::open(&run.tokenizer()).map_err(failed)?;
-    let model =
-        Model::new(&config.model, tokenizer.vocab_size(), config.data.seq_len).map_err(failed)?;
+    let vocab_size = config
+        .model
+        .vocab_size
+        .unwrap_or(0)
+        .max(tokenizer.vocab_size());
+    let model = Model::new(&config.model, vocab_size, config.data.seq_len).map_err(failed)?;
     let layout = model.layout(DType::F32).map_err(failed)?;
     let parameters =
         cordee_train::load_parameters(&valid_checkpoint(&run, named)?, &layout).map_err(failed)?;
