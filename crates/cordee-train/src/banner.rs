@@ -1,7 +1,5 @@
 //! What is about to run, in the lines a person reads first.
 
-use std::path::Path;
-
 use cordee_config::Recompute;
 use cordee_data::Source;
 use cordee_model::Model;
@@ -101,10 +99,7 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
             ),
         ),
         ("run", run.run_dir.display().to_string()),
-        (
-            "start",
-            start(run.resume, shape.init_from.as_deref(), first_step),
-        ),
+        ("start", start(run, first_step)),
     ];
     Banner {
         lines: lines
@@ -155,8 +150,8 @@ fn threads(threads: usize) -> String {
     }
 }
 
-fn start(resume: Option<&Path>, init_from: Option<&Path>, first_step: u64) -> String {
-    match (resume, init_from) {
+fn start(run: &Run<'_>, first_step: u64) -> String {
+    match (run.resume, &run.plan.config.model.init_from) {
         (None, None) => "step 0, fresh weights".to_owned(),
         (None, Some(directory)) => format!("step 0, weights of {}", directory.display()),
         (Some(checkpoint), _) => format!(
