@@ -6,7 +6,8 @@
 //! memory holds, so that micro-batches accumulate without a pass of their own.
 //!
 //! One folder per operator: `mod.rs` checks what it is given and is the only way in, `cpu.rs` is the
-//! arithmetic on the host, in `f32` and `f64`. Results depend neither on the number of threads nor on timing: loops run
+//! arithmetic on the host, in `f32` and `f64`, and `reference.rs` is the same as loops that read like
+//! the formula, which [`conformance`] compares it with. Results depend neither on the number of threads nor on timing: loops run
 //! over blocks of fixed size, and sums of blocks are combined in the order of the blocks.
 //!
 //! This crate knows operators, not models: nothing here knows which layer calls it, what is
@@ -19,6 +20,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod conformance;
 mod elements;
 pub mod embedding;
 mod error;

@@ -1,26 +1,14 @@
 //! What the tests of operators share: inputs, and the claims every operator is held to.
 
+use crate::{float::Float, operand::Operator};
 use candle_core::{DType, Device, Tensor, Var};
-use cordee_memory::ViewMut;
 
-use crate::{
-    float::Float,
-    operand::Operator,
-    random::{Stream, normal_fill},
-};
+pub(crate) use crate::conformance::normals;
 
 /// Named results of a call, in the widest type; f32 fits without loss.
 pub(crate) type Outcome = Vec<(&'static str, Vec<f64>)>;
 
 const OP: Operator = Operator("test");
-
-/// Normal deviates that f32 holds exactly, the same for the same name.
-pub(crate) fn normals(name: &str, count: usize) -> Vec<f64> {
-    let mut values = vec![0.0_f32; count];
-    let mut view = ViewMut::from_slice(&mut values, &[count]).unwrap();
-    normal_fill(&mut view, Stream::named(0, name), 1.0).unwrap();
-    values.into_iter().map(f64::from).collect()
-}
 
 /// The numbers in another type.
 pub(crate) fn cast<T: Float>(values: &[f64]) -> Vec<T> {

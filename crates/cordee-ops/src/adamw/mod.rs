@@ -1,6 +1,7 @@
 //! AdamW (Loshchilov and Hutter, 2019) over flat memory, with PyTorch's formula.
 
 mod cpu;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 

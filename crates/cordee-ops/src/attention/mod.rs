@@ -8,6 +8,7 @@
 
 mod backward;
 mod cpu;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 

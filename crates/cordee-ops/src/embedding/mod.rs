@@ -1,6 +1,7 @@
 //! The token embedding: a row of the table per token.
 
 mod cpu;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 

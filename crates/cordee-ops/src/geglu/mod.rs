@@ -1,6 +1,7 @@
 //! The gated activation of Gemma's feed-forward layer (Shazeer, 2020): gelu(gate) * up.
 
 mod cpu;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 

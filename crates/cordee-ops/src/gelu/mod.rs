@@ -3,6 +3,7 @@
 
 mod cpu;
 pub(crate) mod curve;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 

@@ -1,6 +1,7 @@
 //! The norm of a gradient, and whether it is a number at all.
 
 mod cpu;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 

@@ -5,6 +5,7 @@
 //! step trains, over all micro-batches and ranks, divides.
 
 mod cpu;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 

@@ -5,6 +5,7 @@
 //! (that of all, not of a sample) taken over a row.
 
 mod cpu;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 

@@ -1,6 +1,7 @@
 //! Linear layers, y = x W^T + b or without b, with weights as PyTorch lays them out: `[out, in]`.
 
 mod cpu;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,7 @@
 
 mod cpu;
 mod philox;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 

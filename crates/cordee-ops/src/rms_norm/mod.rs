@@ -4,6 +4,7 @@
 //! y = x * rstd * gain with rstd = 1 / sqrt(mean(x^2) + eps), the mean taken over a row.
 
 mod cpu;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 

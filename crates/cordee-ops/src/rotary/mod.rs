@@ -2,6 +2,7 @@
 //! head of width d, element i is rotated with element i + d/2 by the angle position / theta^(2i/d).
 
 mod cpu;
+pub(crate) mod reference;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //! silu(x) = x / (1 + e^-x).
 
 mod cpu;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,131 @@
+//! Activations, element by element.
+
+use super::{
+    Case, Compared,
+    inputs::{affine, normals, tensor, values},
+};
+use crate::{
+    error::Result,
+    geglu,
+    gelu::{
+        self,
+        Approximation::{self, Exact, Tanh},
+    },
+    swiglu,
+};
+
+const BOUND: f64 = 1e-6;
+
+/// Where a curve goes flat, and beyond.
+const EXTREMES: [f64; 13] = [
+    -1000.0, -90.0, -20.0, -8.0, -5.5, -1.0, 0.0, 1.0, 5.5, 8.0, 20.0, 90.0, 1000.0,
+];
+
+/// What is activated.
+#[derive(Clone, Copy)]
+enum Input {
+    /// So many normal deviates, three times as wide.
+    Normal(usize),
+    Extreme,
+}
+
+impl Input {
+    fn values(self) -> Vec<f64> {
+        match self {
+            Self::Normal(count) => affine(normals("x", count), 3.0, 0.0),
+            Self::Extreme => EXTREMES.to_vec(),
+        }
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let inputs = [
+        ["exact, one", "tanh, one", "one"],
+        ["exact, 231", "tanh, 231", "231"],
+        ["exact, 50021", "tanh, 50021", "50021"],
+        ["exact, extremes", "tanh, extremes", "extremes"],
+    ]
+    .into_iter()
+    .zip([
+        Input::Normal(1),
+        Input::Normal(231),
+        Input::Normal(50_021),
+        Input::Extreme,
+    ]);
+    let mut cases = Vec::new();
+    for ([exact, tanh, swish], input) in inputs {
+        for (name, curve) in [(exact, Exact), (tanh, Tanh)] {
+            cases.push(Case::new("gelu", name, BOUND, move || unit(input, curve)));
+            cases.push(Case::new("geglu", name, BOUND, move || {
+                gaussian_gate(input, curve)
+            }));
+        }
+        cases.push(Case::new("swiglu", swish, BOUND, move || swish_gate(input)));
+    }
+    // Operator by operator.
+    cases.sort_by_key(|case| case.operator);
+    cases
+}
+
+fn unit(input: Input, approximation: Approximation) -> Result<Vec<Compared>> {
+    let x = input.values();
+    let (shape, dy) = ([x.len()], normals("dy", x.len()));
+    let fast_x = tensor(&x, &shape)?;
+    let y = gelu::forward(&fast_x, approximation)?;
+    let dx = gelu::backward(&tensor(&dy, &shape)?, &fast_x, approximation)?;
+
+    let expected_y = x.iter().map(|&x| gelu::reference::value(x, approximation));
+    let slopes = x.iter().map(|&x| gelu::reference::slope(x, approximation));
+    let expected_dx = slopes.zip(&dy).map(|(slope, dy)| slope * dy);
+    Ok(vec![
+        Compared::new("y", values(&y)?, expected_y.collect()),
+        Compared::new("dx", values(&dx)?, expected_dx.collect()),
+    ])
+}
+
+fn gaussian_gate(input: Input, approximation: Approximation) -> Result<Vec<Compared>> {
+    let gate = input.values();
+    let (up, dy) = (normals("up", gate.len()), normals("dy", gate.len()));
+    let shape = [gate.len()];
+    let (fast_gate, fast_up) = (tensor(&gate, &shape)?, tensor(&up, &shape)?);
+    let y = geglu::forward(&fast_gate, &fast_up, approximation)?;
+    let fast_dy = tensor(&dy, &shape)?;
+    let (dgate, dup) = geglu::backward(&fast_dy, &fast_gate, &fast_up, approximation)?;
+    let found = [values(&y)?, values(&dgate)?, values(&dup)?];
+    Ok(gated(found, &dy, |i| {
+        (
+            geglu::reference::value(gate[i], up[i], approximation),
+            geglu::reference::slopes(gate[i], up[i], approximation),
+        )
+    }))
+}
+
+fn swish_gate(input: Input) -> Result<Vec<Compared>> {
+    let gate = input.values();
+    let (up, dy) = (normals("up", gate.len()), normals("dy", gate.len()));
+    let shape = [gate.len()];
+    let (fast_gate, fast_up) = (tensor(&gate, &shape)?, tensor(&up, &shape)?);
+    let y = swiglu::forward(&fast_gate, &fast_up)?;
+    let (dgate, dup) = swiglu::backward(&tensor(&dy, &shape)?, &fast_gate, &fast_up)?;
+    let found = [values(&y)?, values(&dgate)?, values(&dup)?];
+    Ok(gated(found, &dy, |i| {
+        (
+            swiglu::reference::value(gate[i], up[i]),
+            swiglu::reference::slopes(gate[i], up[i]),
+        )
+    }))
+}
+
+/// Of y, dgate and dup; `expected` gives the value at an index, and its slopes.
+fn gated(
+    [y, dgate, dup]: [Vec<f64>; 3],
+    dy: &[f64],
+    expected: impl Fn(usize) -> (f64, (f64, f64)),
+) -> Vec<Compared> {
+    let each = |of: &dyn Fn(usize) -> f64| (0..dy.len()).map(of).collect::<Vec<f64>>();
+    vec![
+        Compared::new("y", y, each(&|i| expected(i).0)),
+        Compared::new("dgate", dgate, each(&|i| dy[i] * expected(i).1.0)),
+        Compared::new("dup", dup, each(&|i| dy[i] * expected(i).1.1)),
+    ]
+}

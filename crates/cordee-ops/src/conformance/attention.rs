@@ -1,0 +1,160 @@
+//! Attention: grouped queries, documents, windows.
+
+use super::{
+    Case, Compared,
+    inputs::{affine, normals, tensor, values},
+};
+use crate::{
+    attention::{self, Inputs, reference::Reference},
+    error::Result,
+    sequences::Sequences,
+};
+
+const BOUND: f64 = 2e-6;
+
+#[derive(Clone, Copy)]
+struct Call {
+    tokens: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    sequences: Sequences<'static>,
+    window: Option<usize>,
+    /// What queries are multiplied with: large ones make probabilities of 0 and 1.
+    spread: f64,
+}
+
+const CALL: Call = Call {
+    tokens: 150,
+    heads: 2,
+    kv_heads: 2,
+    head_dim: 16,
+    sequences: Sequences::Rows(75),
+    window: None,
+    spread: 1.0,
+};
+
+pub(super) fn cases() -> Vec<Case> {
+    let case = |name, call: Call| Case::new("attention", name, BOUND, move || attend(call));
+    let documents = Sequences::Documents(&[0, 1, 2, 67, 149, 150]);
+    let ungrouped = CALL;
+    let grouped = Call {
+        heads: 6,
+        head_dim: 5,
+        ..CALL
+    };
+    vec![
+        case(
+            "one token",
+            Call {
+                tokens: 1,
+                sequences: Sequences::Rows(1),
+                ..CALL
+            },
+        ),
+        case("2 rows of 75, 2 heads of 16", ungrouped),
+        case("2 rows of 75, 6 heads of 5 in 2 groups", grouped),
+        case(
+            "one row of 331, 4 heads of 64 in 1 group",
+            Call {
+                tokens: 331,
+                sequences: Sequences::Rows(331),
+                heads: 4,
+                kv_heads: 1,
+                head_dim: 64,
+                ..CALL
+            },
+        ),
+        case(
+            "documents of 1 to 82",
+            Call {
+                sequences: documents,
+                ..grouped
+            },
+        ),
+        case(
+            "window of 1",
+            Call {
+                window: Some(1),
+                ..ungrouped
+            },
+        ),
+        case(
+            "window of 37, one row of 261",
+            Call {
+                tokens: 261,
+                sequences: Sequences::Rows(261),
+                window: Some(37),
+                ..grouped
+            },
+        ),
+        case(
+            "window of 64, one row of 261",
+            Call {
+                tokens: 261,
+                sequences: Sequences::Rows(261),
+                window: Some(64),
+                ..grouped
+            },
+        ),
+        case(
+            "window of 20, documents of 1 to 82",
+            Call {
+                sequences: documents,
+                window: Some(20),
+                ..ungrouped
+            },
+        ),
+        case(
+            "large scores",
+            Call {
+                spread: 8.0,
+                ..ungrouped
+            },
+        ),
+    ]
+}
+
+fn attend(call: Call) -> Result<Vec<Compared>> {
+    let queries = [call.tokens, call.heads, call.head_dim];
+    let keys = [call.tokens, call.kv_heads, call.head_dim];
+    let elements = |shape: [usize; 3]| shape.iter().product();
+    let q = affine(normals("q", elements(queries)), call.spread, 0.0);
+    let dout = normals("dout", elements(queries));
+    let (k, v) = (normals("k", elements(keys)), normals("v", elements(keys)));
+    let scale = 1.0 / (call.head_dim as f64).sqrt();
+
+    let inputs = Inputs {
+        q: &tensor(&q, &queries)?,
+        k: &tensor(&k, &keys)?,
+        v: &tensor(&v, &keys)?,
+        scale,
+        sequences: call.sequences,
+        window: call.window,
+    };
+    let attended = attention::forward(&inputs)?;
+    let gradients = attention::backward(&tensor(&dout, &queries)?, &inputs, &attended)?;
+
+    let sequence_of: Vec<usize> = (0..call.sequences.count(call.tokens))
+        .flat_map(|index| call.sequences.range(index).map(move |_| index))
+        .collect();
+    let reference = Reference {
+        q: &q,
+        k: &k,
+        v: &v,
+        heads: call.heads,
+        kv_heads: call.kv_heads,
+        head_dim: call.head_dim,
+        scale,
+        sequence_of: &sequence_of,
+        window: call.window,
+    };
+    let expected = reference.run(&dout);
+    Ok(vec![
+        Compared::new("out", values(&attended.out)?, expected.out),
+        Compared::new("lse", values(&attended.lse)?, expected.lse),
+        Compared::new("dq", values(&gradients.dq)?, expected.dq),
+        Compared::new("dk", values(&gradients.dk)?, expected.dk),
+        Compared::new("dv", values(&gradients.dv)?, expected.dv),
+    ])
+}

@@ -1,0 +1,74 @@
+//! Linear layers.
+
+use super::{
+    Case, Compared,
+    inputs::{normals, single, sum, tensor, values, view, view_mut, wide},
+};
+use crate::{
+    error::Result,
+    linear::{self, Branch, reference::Layer},
+};
+
+const BOUND: f64 = 2e-6;
+
+pub(super) fn cases() -> Vec<Case> {
+    let case =
+        |name, sizes: [usize; 3]| Case::new("linear", name, BOUND, move || linear_layer(sizes));
+    vec![
+        case("1 x 1 to 1", [1, 1, 1]),
+        case("one token, 33 to 65", [1, 33, 65]),
+        case("17 tokens, 31 to 1", [17, 31, 1]),
+        case("129 tokens, 513 to 3", [129, 513, 3]),
+        case("64 tokens, 64 to 64", [64, 64, 64]),
+        case("261 tokens, 530 to 1030", [261, 530, 1030]),
+        case("5 tokens, 2051 to 7", [5, 2051, 7]),
+    ]
+}
+
+/// Sizes are tokens, inputs, outputs.
+fn linear_layer([n, input, output]: [usize; 3]) -> Result<Vec<Compared>> {
+    let (x, weight) = (normals("x", n * input), normals("weight", output * input));
+    let (bias, dy) = (normals("bias", output), normals("dy", n * output));
+    let held = normals("held", output * input);
+    let shape = [output, input];
+
+    let (single_weight, single_bias) = (single(&weight), single(&bias));
+    let view_of_weight = view(&single_weight, &shape);
+    let outputs = [output];
+    let fast_x = tensor(&x, &[n, input])?;
+    let fast_dy = tensor(&dy, &[n, output])?;
+    let y = linear::forward(&fast_x, view_of_weight, Some(view(&single_bias, &outputs)))?;
+    let y_without = linear::forward(&fast_x, view_of_weight, None)?;
+    let mut dweight = single(&held);
+    let view_of_dweight = &mut view_mut(&mut dweight, &shape);
+    let dx = linear::backward(&fast_dy, &fast_x, view_of_weight, view_of_dweight)?;
+    let mut dbias = single(&bias);
+    linear::backward_bias(&fast_dy, &mut view_mut(&mut dbias, &outputs))?;
+    // The same branch twice: twice its gradient.
+    let branch = Branch {
+        dy: &fast_dy,
+        weight: view_of_weight,
+    };
+    let dx_of_two = linear::backward_input(&[branch, branch])?;
+
+    let layer = |bias| Layer {
+        x: &x,
+        weight: &weight,
+        bias,
+        input,
+    };
+    let [expected_dx, expected_dweight, expected_dbias] = layer(&bias).backward(&dy);
+    let twice = sum(&expected_dx, &expected_dx);
+    Ok(vec![
+        Compared::new("y", values(&y)?, layer(&bias).forward()),
+        Compared::new(
+            "y without bias",
+            values(&y_without)?,
+            layer(&vec![0.0; output]).forward(),
+        ),
+        Compared::new("dx", values(&dx)?, expected_dx),
+        Compared::new("dx of two branches", values(&dx_of_two)?, twice),
+        Compared::new("dweight", wide(&dweight), sum(&held, &expected_dweight)),
+        Compared::new("dbias", wide(&dbias), sum(&bias, &expected_dbias)),
+    ])
+}

@@ -1,0 +1,90 @@
+//! What follows a backward: the norm and the optimizer; and random numbers.
+
+use super::{
+    Case, Compared,
+    inputs::{normals, single, view, view_mut, wide},
+};
+use crate::{
+    adamw::{self, AdamW, State},
+    error::Result,
+    gradient_norm,
+    random::{self, Stream},
+};
+
+const ADAMW: f64 = 1e-6;
+
+/// Squares are summed in `f64`.
+const NORM: f64 = 1e-12;
+
+/// A deviate is computed in `f64` and rounded.
+const RANDOM: f64 = 1e-7;
+
+pub(super) fn cases() -> Vec<Case> {
+    let step = |name, count: usize| Case::new("adamw", name, ADAMW, move || three_steps(count));
+    let norm = |name, count: usize| Case::new("gradient_norm", name, NORM, move || squares(count));
+    let fill = |name, count: usize| Case::new("random", name, RANDOM, move || deviates(count));
+    vec![
+        norm("1", 1),
+        norm("50021", 50_021),
+        step("three steps of 1", 1),
+        step("three steps of 50021", 50_021),
+        fill("5", 5),
+        fill("50021", 50_021),
+    ]
+}
+
+fn three_steps(count: usize) -> Result<Vec<Compared>> {
+    let mut expected = normals("params", count)
+        .into_iter()
+        .map(|param| [param, 0.0, 0.0])
+        .collect::<Vec<_>>();
+    let mut params = single(&normals("params", count));
+    let (mut m, mut v) = (vec![0.0_f32; count], vec![0.0_f32; count]);
+    let shape = [count];
+    for number in 1..=3 {
+        let gradients = normals(&format!("gradients {number}"), count);
+        let hyper = AdamW {
+            lr: 3e-2,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-3,
+            weight_decay: 0.1,
+            step: number,
+            gradient_scale: 0.25,
+        };
+        let state = State {
+            params: view_mut(&mut params, &shape),
+            m: view_mut(&mut m, &shape),
+            v: view_mut(&mut v, &shape),
+        };
+        adamw::step(state, view(&single(&gradients), &shape), &hyper)?;
+        for (state, &gradient) in expected.iter_mut().zip(&gradients) {
+            *state = adamw::reference::step(*state, gradient, &hyper);
+        }
+    }
+    let column = |index: usize| expected.iter().map(|state| state[index]).collect();
+    Ok(vec![
+        Compared::new("params", wide(&params), column(0)),
+        Compared::new("m", wide(&m), column(1)),
+        Compared::new("v", wide(&v), column(2)),
+    ])
+}
+
+fn squares(count: usize) -> Result<Vec<Compared>> {
+    let gradient = normals("gradient", count);
+    let found = gradient_norm::sum_of_squares(view(&single(&gradient), &[count]))?;
+    let expected = gradient_norm::reference::sum_of_squares(&gradient);
+    Ok(vec![Compared::new("squares", vec![found], vec![expected])])
+}
+
+fn deviates(count: usize) -> Result<Vec<Compared>> {
+    let (stream, std) = (Stream::new(7, 3), 0.02);
+    let mut found = vec![0.0_f32; count];
+    random::normal_fill(&mut view_mut(&mut found, &[count]), stream, std)?;
+    let expected = (0..count as u64).map(|index| random::reference::normal(stream, index, std));
+    Ok(vec![Compared::new(
+        "values",
+        wide(&found),
+        expected.collect(),
+    )])
+}

@@ -1,0 +1,121 @@
+//! The embedding and the head.
+
+use super::{
+    Case, Compared,
+    inputs::{affine, normals, single, sum, tensor, values, view, view_mut, wide},
+};
+use crate::{
+    embedding,
+    error::Result,
+    head::{self, Targets, reference::Head},
+};
+
+/// A copy, a product, and sums of a few.
+const EMBEDDING: f64 = 1e-6;
+
+const HEAD: f64 = 2e-6;
+
+/// Tokens, width, vocabulary.
+type Sizes = [usize; 3];
+
+pub(super) fn cases() -> Vec<Case> {
+    let rows = |name, sizes: Sizes, scale: f64| {
+        Case::new("embedding", name, EMBEDDING, move || embed(sizes, scale))
+    };
+    let loss = |name, sizes: Sizes, masked, spread: f64| {
+        Case::new("head", name, HEAD, move || predict(sizes, masked, spread))
+    };
+    vec![
+        rows("one token, 3 wide, of 5", [1, 3, 5], 1.0),
+        rows("300 tokens, 70 wide, of 11", [300, 70, 11], 1.0),
+        rows(
+            "700 tokens, 288 wide, scaled, of 1009",
+            [700, 288, 1009],
+            288.0_f64.sqrt(),
+        ),
+        loss("one token, 7 wide, of 13", [1, 7, 13], false, 0.3),
+        loss(
+            "70 tokens, 12 wide, of 131, masked",
+            [70, 12, 131],
+            true,
+            0.3,
+        ),
+        loss("261 tokens, 65 wide, of 1031", [261, 65, 1031], false, 0.1),
+        loss(
+            "300 tokens, 8 wide, of 20011, masked",
+            [300, 8, 20_011],
+            true,
+            0.3,
+        ),
+        loss(
+            "70 tokens, 12 wide, of 131, large logits",
+            [70, 12, 131],
+            false,
+            8.0,
+        ),
+    ]
+}
+
+/// Some tokens often, some never.
+fn tokens(n: usize, vocab: usize) -> Vec<u32> {
+    (0..n).map(|i| (i * i % vocab) as u32).collect()
+}
+
+fn embed([n, dim, vocab]: Sizes, scale: f64) -> Result<Vec<Compared>> {
+    let (tokens, shape) = (tokens(n, vocab), [vocab, dim]);
+    let weight = normals("weight", vocab * dim);
+    let (dy, held) = (normals("dy", n * dim), normals("held", vocab * dim));
+
+    let y = embedding::forward(&tokens, view(&single(&weight), &shape), scale)?;
+    let mut dweight = single(&held);
+    let view_of_dweight = &mut view_mut(&mut dweight, &shape);
+    embedding::backward(&tokens, &tensor(&dy, &[n, dim])?, scale, view_of_dweight)?;
+
+    let mut expected_dweight = held;
+    embedding::reference::backward(&tokens, &dy, scale, &mut expected_dweight);
+    let expected_y = embedding::reference::forward(&tokens, &weight, dim, scale);
+    Ok(vec![
+        Compared::new("y", values(&y)?, expected_y),
+        Compared::new("dweight", wide(&dweight), expected_dweight),
+    ])
+}
+
+/// `spread` is the standard deviation of the weights, and decides how sharp the softmax is.
+fn predict([n, dim, vocab]: Sizes, masked: bool, spread: f64) -> Result<Vec<Compared>> {
+    let (targets, shape) = (tokens(n, vocab), [vocab, dim]);
+    let counts: Vec<bool> = (0..n).map(|i| !masked || i % 3 != 0).collect();
+    let mask: Vec<u8> = counts.iter().map(|&counts| u8::from(counts)).collect();
+    let x = normals("x", n * dim);
+    let weight = affine(normals("weight", vocab * dim), spread, 0.0);
+    let held = normals("held", vocab * dim);
+
+    let single_weight = single(&weight);
+    let fast_targets = Targets {
+        tokens: &targets,
+        mask: masked.then_some(&mask),
+    };
+    let fast_x = tensor(&x, &[n, dim])?;
+    let view_of_weight = view(&single_weight, &shape);
+    let mut dweight = single(&held);
+    let view_of_dweight = &mut view_mut(&mut dweight, &shape);
+    let (sum_of_losses, dx) =
+        head::loss_and_gradient(&fast_x, view_of_weight, &fast_targets, view_of_dweight)?;
+    let alone = head::loss(&fast_x, view_of_weight, &fast_targets)?;
+
+    let reference = Head {
+        x: &x,
+        weight: &weight,
+        dim,
+        targets: &targets,
+        counts: &counts,
+    };
+    let expected = reference.run();
+    let nll_sum = expected.nll.iter().sum();
+    Ok(vec![
+        Compared::new("sum of losses", vec![sum_of_losses.nll_sum], vec![nll_sum]),
+        Compared::new("losses", sum_of_losses.per_token, expected.nll.clone()),
+        Compared::new("losses without gradients", alone.per_token, expected.nll),
+        Compared::new("dx", values(&dx)?, expected.dx),
+        Compared::new("dweight", wide(&dweight), sum(&held, &expected.dweight)),
+    ])
+}
