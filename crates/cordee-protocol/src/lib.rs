@@ -16,4 +16,7 @@ pub use exit::ExitCode;
 pub use message::{
     Banner, Evaluation, Failure, SourceEvaluation, StepProgress, Summary, WorkerMessage,
 };
-pub use report::{BenchPart, BenchReport, LogitsDifference, TraceReport, TraceStep};
+pub use report::{
+    BenchPart, BenchReport, LogitsDifference, OperatorFinding, OperatorsReport, TraceReport,
+    TraceStep,
+};

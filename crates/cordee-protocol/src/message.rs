@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::report::{BenchReport, TraceReport};
+use crate::report::{BenchReport, OperatorsReport, TraceReport};
 
 /// Something a worker tells its launcher. Only rank 0 sends more than `Warning` and `Failed`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +48,8 @@ pub enum WorkerMessage {
     Bench(BenchReport),
     /// A trace was replayed.
     Trace(TraceReport),
+    /// The operators were compared with their references.
+    Operators(OperatorsReport),
     /// This rank gives up, and why.
     Failed(Failure),
 }

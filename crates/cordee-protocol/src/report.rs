@@ -82,3 +82,26 @@ pub struct TraceStep {
     /// The recorded number.
     pub expected_tokens_trained: u64,
 }
+
+/// Operators that were compared with their references.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OperatorsReport {
+    /// Every result of every case, operator by operator.
+    pub findings: Vec<OperatorFinding>,
+}
+
+/// One result of an operator, beside the reference's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OperatorFinding {
+    /// Name of the operator.
+    pub operator: String,
+    /// What it computed.
+    pub case: String,
+    /// Which of the results.
+    pub result: String,
+    /// The largest error, relative to the largest expected number.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub error: f64,
+    /// What the error must not exceed.
+    pub bound: f64,
+}

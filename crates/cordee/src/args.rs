@@ -170,6 +170,16 @@ pub(crate) enum VerifyCommand {
     /// Replay training steps that another implementation recorded, and compare loss, gradient norm
     /// and logits. Ends with 0 where all are within their bounds, else with 1.
     Trace(VerifyTraceArgs),
+    /// Compute every operator, forward and backward, on this machine's device, and compare with plain
+    /// loops in f64. Ends with 0 where all errors are within their bounds, else with 1.
+    Operators(VerifyOperatorsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyOperatorsArgs {
+    /// Print one JSON object in place of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

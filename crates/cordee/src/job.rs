@@ -29,6 +29,8 @@ pub(crate) enum Task {
     Train(TrainTask),
     Bench(BenchTask),
     Trace(TraceTask),
+    /// Compare the operators with their references.
+    Operators,
 }
 
 /// Train a model.

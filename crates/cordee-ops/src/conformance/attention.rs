@@ -10,7 +10,7 @@ use crate::{
     sequences::Sequences,
 };
 
-const BOUND: f64 = 2e-6;
+const BOUND: f64 = 4e-6;
 
 #[derive(Clone, Copy)]
 struct Call {

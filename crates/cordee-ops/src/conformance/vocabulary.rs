@@ -13,7 +13,7 @@ use crate::{
 /// A copy, a product, and sums of a few.
 const EMBEDDING: f64 = 1e-6;
 
-const HEAD: f64 = 2e-6;
+const HEAD: f64 = 4e-6;
 
 /// Tokens, width, vocabulary.
 type Sizes = [usize; 3];

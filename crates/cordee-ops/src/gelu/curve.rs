@@ -13,7 +13,7 @@ pub(crate) trait Curve {
     fn value_and_slope<T: Float>(x: T) -> (T, T);
 }
 
-/// Outside of this both curves are 0 or x to the last place of `f64`. Where powers or exponentials
+/// Outside of this both curves are 0 or x, but for 1e-30. Where powers or exponentials
 /// are taken, x is held inside, so that nothing overflows and what is nearly 0 is not multiplied with
 /// what is huge.
 const RANGE: f64 = 12.0;
@@ -38,24 +38,19 @@ pub(crate) struct Tanh;
 impl Curve for Exact {
     #[inline(always)]
     fn value<T: Float>(x: T) -> T {
-        x * distribution(x)
+        Self::value_and_slope(x).0
     }
 
     /// The slope is Phi(x) + x * phi(x), with phi the normal density.
     #[inline(always)]
     fn value_and_slope<T: Float>(x: T) -> (T, T) {
-        let distribution = distribution(x);
+        let above = not_below(x);
+        let x = not_above(above);
+        let (distribution, bell) = x.normal();
         // 1 / sqrt(2 pi) = (2 / sqrt(pi)) / (2 sqrt(2))
         let norm = T::of(0.5 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2);
-        let held = not_above(not_below(x));
-        let density = norm * (T::of(-0.5) * held * held).exp();
-        (x * distribution, distribution + held * density)
+        (above * distribution, distribution + x * (norm * bell))
     }
-}
-
-#[inline(always)]
-fn distribution<T: Float>(x: T) -> T {
-    T::of(0.5) * (T::ONE + (x * T::of(FRAC_1_SQRT_2)).erf())
 }
 
 /// Of the cubic term.

@@ -1,5 +1,7 @@
 //! `cordee verify`: what is computed here, held against what is known to be right.
 
+mod operators;
+
 use std::fmt::Write as _;
 
 use anyhow::{Context, anyhow};
@@ -23,8 +25,10 @@ const NORM_BOUND: f64 = 1e-5;
 const LOGITS_BOUND: f64 = 1e-4;
 
 pub(crate) fn run(command: &VerifyCommand) -> Result<u8, Failure> {
-    let VerifyCommand::Trace(args) = command;
-    verify_trace(args)
+    match command {
+        VerifyCommand::Trace(args) => verify_trace(args),
+        VerifyCommand::Operators(args) => operators::run(args),
+    }
 }
 
 fn verify_trace(args: &VerifyTraceArgs) -> Result<u8, Failure> {

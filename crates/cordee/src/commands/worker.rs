@@ -15,7 +15,11 @@ use anyhow::{Context, anyhow};
 use cordee_comm::{CommError, ProcessGroup, SharedMemoryGroup};
 use cordee_data::Corpus;
 use cordee_memory::SharedMemory;
-use cordee_protocol::{ExitCode, Failure as Report, WorkerEnvironment, WorkerMessage, names};
+use cordee_ops::conformance;
+use cordee_protocol::{
+    ExitCode, Failure as Report, OperatorFinding, OperatorsReport, WorkerEnvironment,
+    WorkerMessage, names,
+};
 use cordee_train::{Bench, Run, Trace, TrainError, bench, replay, train};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
@@ -72,6 +76,7 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
         Task::Train(task) => run_training(task, &mut group, messages, &stop),
         Task::Bench(task) => run_bench(task, &mut group, messages),
         Task::Trace(task) => run_trace(task, &mut group, messages),
+        Task::Operators => run_operators(messages),
     };
     done.map_err(|error| {
         group.fail(&error.to_string());
@@ -134,6 +139,21 @@ fn run_trace(
     if group.rank() == 0 {
         messages.send(&WorkerMessage::Trace(report));
     }
+    Ok(ExitCode::Done)
+}
+
+fn run_operators(messages: &Messages) -> Result<ExitCode, TrainError> {
+    let mut findings = Vec::new();
+    for case in conformance::cases() {
+        findings.extend(case.run()?.into_iter().map(|finding| OperatorFinding {
+            operator: finding.operator.to_owned(),
+            case: finding.case.to_owned(),
+            result: finding.result.to_owned(),
+            error: finding.error,
+            bound: finding.bound,
+        }));
+    }
+    messages.send(&WorkerMessage::Operators(OperatorsReport { findings }));
     Ok(ExitCode::Done)
 }
 

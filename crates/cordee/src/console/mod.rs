@@ -137,7 +137,8 @@ impl Console {
             WorkerMessage::Warning { .. }
             | WorkerMessage::Failed(_)
             | WorkerMessage::Bench(_)
-            | WorkerMessage::Trace(_) => {
+            | WorkerMessage::Trace(_)
+            | WorkerMessage::Operators(_) => {
                 return;
             }
         };

@@ -96,3 +96,24 @@ fn what_cannot_be_replayed_is_refused() {
     let refused = fixture.run(&["verify", "trace", "nowhere"]);
     refused.expect(2).says(&["nowhere"]);
 }
+
+#[test]
+fn every_operator_agrees_with_its_reference() {
+    let finished = Fixture::new().run(&["verify", "operators", "--json"]);
+    let report: Value = serde_json::from_str(&finished.expect(0).stdout).unwrap();
+    assert_eq!(report["passed"], true);
+    let findings = report["findings"].as_array().unwrap();
+    let of = |operator: &str| {
+        findings
+            .iter()
+            .any(|finding| finding["operator"] == operator)
+    };
+    assert!(of("attention") && of("gelu") && of("adamw"), "{report}");
+    assert!(findings.iter().all(|finding| finding["error"].is_f64()));
+    let people = Fixture::new()
+        .run(&["verify", "operators"])
+        .expect(0)
+        .stdout;
+    let last = format!("equal: {} results of 13 operators", findings.len());
+    assert_eq!(people.lines().last(), Some(last.as_str()));
+}
