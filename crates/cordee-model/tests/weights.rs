@@ -193,7 +193,7 @@ fn tensors_that_do_not_fit_are_named() {
     );
 
     let integers = changed("llama", |tensors| {
-        tensors.get_mut(key).unwrap().0 = Dtype::I32
+        tensors.get_mut(key).unwrap().0 = Dtype::I32;
     });
     assert!(refusal(integers.path()).contains("is of type I32"));
 
