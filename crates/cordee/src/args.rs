@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::console::ProgressMode;
 
@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Verify(VerifyCommand),
     /// Continue a prompt with a trained model.
     Generate(GenerateArgs),
+    /// Write a run's weights as a Hugging Face directory.
+    Export(ExportArgs),
     /// Show or check a config.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -76,9 +78,10 @@ pub(crate) struct TrainArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
-    /// A run directory (its newest valid checkpoint is used), or a checkpoint in one.
-    #[arg(value_name = "RUN")]
-    pub(crate) run: PathBuf,
+    /// A run directory (its newest valid checkpoint is used), a checkpoint in one, or a Hugging Face
+    /// directory.
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
     /// The text to continue.
     #[arg(long)]
     pub(crate) prompt: String,
@@ -203,6 +206,27 @@ pub(crate) struct VerifyTraceArgs {
     /// Print one JSON object in place of a table.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// A run directory (its newest valid checkpoint is used), or a checkpoint in one.
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+    /// Where config.json, model.safetensors and the tokenizer go; new or empty.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Type of the weights in the files.
+    #[arg(long, value_enum, default_value_t = ExportType::F32)]
+    pub(crate) dtype: ExportType,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ExportType {
+    /// As they are in the checkpoint.
+    F32,
+    /// Rounded to the nearest, half the size.
+    Bf16,
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,7 +3,9 @@
 mod bench;
 mod checkpoint;
 mod config;
+mod export;
 mod generate;
+mod opened;
 mod prepare;
 mod ranks;
 mod resume;
@@ -19,6 +21,7 @@ pub(crate) fn run(command: Command) -> Result<u8, Failure> {
         Command::Train(args) => train::run(&args),
         Command::Bench(command) => bench::run(&command),
         Command::Generate(args) => generate::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Config(command) => config::run(&command),
         Command::Checkpoint(command) => checkpoint::run(&command),
         Command::Verify(command) => verify::run(&command),

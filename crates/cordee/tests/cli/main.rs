@@ -6,6 +6,7 @@
 mod bad_input;
 mod bench;
 mod equality;
+mod export;
 mod fine_tuning;
 mod fixture;
 mod interruption;
