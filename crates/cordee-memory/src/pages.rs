@@ -6,7 +6,7 @@ use rustix::mm::Advice;
 
 /// From this size on, memory is worth pages of 2 MiB: with small ones, streaming through it spends
 /// a good part of its time on address translation.
-const WORTH_IT: usize = 8 * 1024 * 1024;
+const WORTH_IT: usize = 2 * 1024 * 1024;
 
 /// Asks for large pages in `bytes` from `first`. They are still given out only when touched. What
 /// the system does with the wish is its own affair.

@@ -14,6 +14,9 @@ use candle_core::{DType, Device, Tensor};
 use cordee_memory::{View, ViewMut};
 use cordee_ops::linear::{self, Branch};
 
+#[global_allocator]
+static ALLOCATOR: cordee_memory::Recycler = cordee_memory::Recycler::new();
+
 /// Tokens, input width, output width.
 const SHAPES: [[usize; 3]; 6] = [
     [2048, 288, 288],

@@ -153,14 +153,29 @@ pub(super) unsafe fn transpose_rows(
 /// Some neighbouring columns of a matrix, and where they go.
 #[derive(Clone, Copy)]
 pub(super) struct Panel {
-    /// The first of the columns.
-    pub(super) first: usize,
-    /// How many there are, at most `width`.
-    pub(super) columns: usize,
-    /// Columns of the panel; those that the matrix does not have become 0.
-    pub(super) width: usize,
-    /// The panel's first element, from the start of where panels go.
-    pub(super) start: usize,
+    first: usize,
+    start: usize,
+    width: usize,
+    /// For each register of a row: which lanes are read, and which written.
+    masks: [(__mmask16, __mmask16); COLUMNS / LANES],
+}
+
+impl Panel {
+    /// `columns` of the matrix from `first` on go to a panel `width` wide, at most [`COLUMNS`],
+    /// whose first element lies `start` elements from where panels go. Columns that the matrix does
+    /// not have become 0.
+    pub(super) fn new(first: usize, columns: usize, start: usize, width: usize) -> Self {
+        let masks = [0, LANES].map(|lane| {
+            let of = |count: usize| mask(count.saturating_sub(lane));
+            (of(columns), of(width))
+        });
+        Self {
+            first,
+            start,
+            width,
+            masks,
+        }
+    }
 }
 
 /// Copies `depth` rows, `row_stride` apart, into panels: a row at a time, since it is contiguous.
@@ -184,13 +199,13 @@ pub(super) unsafe fn copy_rows(
             let read = row.wrapping_add(panel.first);
             let written = destination.wrapping_add(panel.start + p * panel.width);
             _mm_prefetch::<_MM_HINT_T0>(read.wrapping_add(ROWS_AHEAD * row_stride).cast());
-            for lane in (0..panel.width).step_by(LANES) {
-                let load = mask(panel.columns.saturating_sub(lane));
-                // SAFETY: the masks leave out what lies beyond the columns and the panel.
-                unsafe {
-                    let values = _mm512_maskz_loadu_ps(load, read.wrapping_add(lane));
-                    let store = mask(panel.width - lane);
-                    _mm512_mask_storeu_ps(written.wrapping_add(lane), store, values);
+            for (&(load, store), lane) in panel.masks.iter().zip([0, LANES]) {
+                if store != 0 {
+                    // SAFETY: the masks leave out what lies beyond the columns and the panel.
+                    unsafe {
+                        let values = _mm512_maskz_loadu_ps(load, read.wrapping_add(lane));
+                        _mm512_mask_storeu_ps(written.wrapping_add(lane), store, values);
+                    }
                 }
             }
         }

@@ -21,7 +21,7 @@ use crate::matrix::{Matrix, MatrixMut, Write};
 use avx512::{COLUMNS, LANES, Panel, ROWS, Tile};
 
 /// Most of the summed dimension that a panel holds: a panel of B fits in the first-level cache.
-const DEPTH: usize = 320;
+const DEPTH: usize = 384;
 
 /// Most elements of B that are packed at a time: 4 MiB.
 const GROUP: usize = 1 << 20;
@@ -192,8 +192,11 @@ impl Group {
             }
             Threads::All => {
                 // A few tasks for each thread, so that one that is held up holds nobody else up.
-                let bands = destination.size()[0].div_ceil(height);
-                let parts = (4 * rayon::current_num_threads()).div_ceil(bands);
+                // Columns are divided only where rows are too few: what shares rows packs them anew.
+                let tasks = 4 * rayon::current_num_threads();
+                let panels = destination.size()[0].div_ceil(ROWS);
+                let height = (panels / tasks).clamp(1, TASK_PANELS) * ROWS;
+                let parts = tasks.div_ceil(panels).min(self.panels());
                 let width = self.panels().div_ceil(parts);
                 let tasks: Vec<_> = destination
                     .split_rows(height)
@@ -279,12 +282,7 @@ fn pack_left(
     } else {
         let (start, stride) = left.contiguous_columns();
         let panels: Vec<_> = heights
-            .map(|rows| Panel {
-                first: rows.start,
-                columns: rows.len(),
-                width: rows.len(),
-                start: rows.start * depth,
-            })
+            .map(|rows| Panel::new(rows.start, rows.len(), rows.start * depth, rows.len()))
             .collect();
         // SAFETY: the panels divide the matrix and the memory.
         unsafe { avx512::copy_rows(start, stride, depth, &panels, packed.as_mut_ptr()) };
@@ -302,11 +300,10 @@ fn pack_right(right: Matrix<'_, f32>, packed: &mut MatrixMut<'_, f32>) {
     );
     if let Some((start, stride)) = right.contiguous_rows() {
         let panels: Vec<_> = (0..panels)
-            .map(|panel| Panel {
-                first: panel * COLUMNS,
-                columns: COLUMNS.min(columns - panel * COLUMNS),
-                width: COLUMNS,
-                start: panel * packed.row_stride(),
+            .map(|panel| {
+                let first = panel * COLUMNS;
+                let count = COLUMNS.min(columns - first);
+                Panel::new(first, count, panel * packed.row_stride(), COLUMNS)
             })
             .collect();
         let destination = packed.row(0).as_mut_ptr();
