@@ -6,9 +6,10 @@
 //! multiply-adds in the order of the summed index, whatever the tile it lies in.
 
 use std::arch::x86_64::{
-    __m512, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_shuffle_f32x4, _mm512_shuffle_ps, _mm512_unpackhi_ps, _mm512_unpacklo_ps,
+    __m512, __mmask16, _MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_shuffle_ps, _mm512_unpackhi_ps,
+    _mm512_unpacklo_ps,
 };
 
 /// Most rows of a tile of C; panels of A are at most this high.
@@ -67,6 +68,12 @@ unsafe fn multiply_rows<const R: usize>(
     mut b: *const f32,
     tile: Tile,
 ) {
+    // By the time the sums are there, so is what they are added to or written over.
+    for row in 0..R {
+        let start = tile.start.wrapping_add(row * tile.row_stride);
+        _mm_prefetch::<_MM_HINT_ET0>(start.cast());
+        _mm_prefetch::<_MM_HINT_ET0>(start.wrapping_add(COLUMNS - 1).cast());
+    }
     let mut left = [_mm512_setzero_ps(); R];
     let mut right = [_mm512_setzero_ps(); R];
     for _ in 0..depth {
