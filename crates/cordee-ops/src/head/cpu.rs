@@ -13,12 +13,15 @@ use crate::{
     simd::vectorised,
 };
 
-/// Logits of a chunk, as long as it has at least [`CHUNK_TOKENS`]: 64 MiB in f32.
-const CHUNK_LOGITS: usize = 16 << 20;
+/// Tokens of a chunk: as many as a product sums in one block, so that the weight's gradient is read
+/// and written once for each chunk.
+const CHUNK_TOKENS: usize = 512;
 
-/// Fewest tokens of a chunk: with fewer, reading and writing the weight's gradient for each chunk
-/// would cost more than the products.
-const CHUNK_TOKENS: usize = 256;
+/// Most logits of a chunk, 128 MiB in f32, as long as it has [`FEWEST_TOKENS`].
+const CHUNK_LOGITS: usize = 32 << 20;
+
+/// With fewer tokens, reading and writing the weight's gradient would cost more than the products.
+const FEWEST_TOKENS: usize = 128;
 
 /// Tokens whose softmax one task computes.
 const TOKENS: usize = 16;
@@ -65,7 +68,9 @@ impl<'a, T: Float> Head<'a, T> {
     /// Ranges of tokens; they depend on the vocabulary only.
     fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<T> {
         let tokens = self.tokens();
-        let size = (CHUNK_LOGITS / self.vocab()).max(CHUNK_TOKENS);
+        let most = (CHUNK_LOGITS / self.vocab()).clamp(FEWEST_TOKENS, CHUNK_TOKENS);
+        // Chunks of one size, rather than full ones and a rest.
+        let size = tokens.div_ceil(tokens.div_ceil(most).max(1)).max(1);
         (0..tokens)
             .step_by(size)
             .map(move |start| start..(start + size).min(tokens))

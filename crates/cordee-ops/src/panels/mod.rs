@@ -21,13 +21,13 @@ use crate::matrix::{Matrix, MatrixMut, Write};
 use avx512::{COLUMNS, LANES, Panel, ROWS, Tile};
 
 /// Most of the summed dimension that a panel holds: a panel of B fits in the first-level cache.
-const DEPTH: usize = 384;
+const DEPTH: usize = 512;
 
 /// Most elements of B that are packed at a time: 4 MiB.
 const GROUP: usize = 1 << 20;
 
 /// Panels of A that a task packs: with [`DEPTH`] they fit in the second-level cache.
-const TASK_PANELS: usize = 8;
+const TASK_PANELS: usize = 16;
 
 /// Rows of B that a task packs, where rows are contiguous.
 const PACKED_ROWS: usize = 64;
