@@ -170,6 +170,17 @@ section! {
     }
 }
 
+impl Recompute {
+    /// As a config spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Light => "light",
+            Self::Full => "full",
+        }
+    }
+}
+
 choice! {
     /// What a block's backward computes again.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,6 +189,9 @@ choice! {
         #[default]
         #[serde(rename = "none")]
         None,
+        /// What is cheap: outputs of norms and activations of the feed-forward layer.
+        #[serde(rename = "light")]
+        Light,
         /// Everything: only a block's input is kept, and its forward runs again.
         #[serde(rename = "full")]
         Full,

@@ -7,7 +7,7 @@
 //! the system's allocator.
 //!
 //! What the process holds, in use and kept, never exceeds the most it has ever had in use by more
-//! than [`SLACK`]: before more is asked of the system, blocks that were kept longest are returned.
+//! than [`Recycler::SLACK`]: before more is asked of the system, blocks that were kept longest are returned.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -24,9 +24,6 @@ const LARGE: usize = 256 << 10;
 
 /// Sizes are rounded up to it, so that blocks of nearly one size serve one another.
 const GRAIN: usize = 64 << 10;
-
-/// What may be held beyond the most that was ever in use.
-const SLACK: usize = 32 << 20;
 
 /// Blocks kept at a time.
 const KEPT: usize = 1024;
@@ -58,6 +55,9 @@ struct State {
 unsafe impl Send for State {}
 
 impl Recycler {
+    /// What may be held beyond the most that was ever in use, in bytes.
+    pub const SLACK: usize = 32 << 20;
+
     /// An allocator that keeps nothing yet.
     #[expect(
         clippy::new_without_default,
@@ -126,7 +126,7 @@ impl State {
     /// Returns blocks until `bytes` more may be asked of the system.
     fn make_room(&mut self, bytes: usize) {
         let used = self.bytes_used + bytes;
-        let limit = self.most_used.max(used) + SLACK;
+        let limit = self.most_used.max(used) + Recycler::SLACK;
         while self.kept > 0 && used + self.bytes_kept > limit {
             unmap(self.take_out(0));
         }
@@ -209,7 +209,7 @@ unsafe impl GlobalAlloc for Recycler {
 
 #[cfg(test)]
 mod tests {
-    use super::{GRAIN, LARGE, Recycler, SLACK};
+    use super::{GRAIN, LARGE, Recycler};
     use std::alloc::{GlobalAlloc, Layout};
 
     fn layout(bytes: usize) -> Layout {
@@ -254,12 +254,12 @@ mod tests {
                 let (used, kept) = held(&recycler);
                 let most = recycler.state().most_used;
                 assert!(
-                    used + kept <= most + SLACK,
+                    used + kept <= most + Recycler::SLACK,
                     "{kept} kept, {most} used at most"
                 );
             }
             // Of all those sizes, the slack has room for a few of the last.
-            assert!(held(&recycler).1 > SLACK / 2);
+            assert!(held(&recycler).1 > Recycler::SLACK / 2);
         }
     }
 

@@ -55,6 +55,16 @@ pub enum ModelError {
         /// What is wrong, by the names of tensors: never none.
         problems: Vec<String>,
     },
+    /// A layer of candle operations that do not lead back to one of its parameters, or its input.
+    #[error(
+        "{layer} gives `{parameter}` no gradient: it is not used, or one of candle's operations behind it has no backward"
+    )]
+    NoGradient {
+        /// The layer.
+        layer: String,
+        /// The parameter; `x` is the input.
+        parameter: String,
+    },
     /// A prompt of no tokens.
     #[error("the prompt is empty: give at least one token to continue")]
     EmptyPrompt,

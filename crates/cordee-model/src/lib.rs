@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod candle_segment;
 mod embedding;
 mod error;
 mod families;
@@ -18,6 +19,7 @@ mod parameter;
 mod segment;
 pub mod weights;
 
+pub use candle_segment::{CandleLayer, CandleSegment};
 pub use embedding::Embedding;
 pub use error::ModelError;
 pub use generate::{Sampling, generate, last_logits};

@@ -64,6 +64,14 @@ pub enum Keep {
 }
 
 impl Keep {
+    /// Elements kept of `elements` that are cheap.
+    pub(crate) fn of_cheap(self, elements: usize) -> usize {
+        match self {
+            Self::All => elements,
+            Self::Dear => 0,
+        }
+    }
+
     /// Keeps what is cheap to compute again, or does not.
     pub(crate) fn cheap(self, tensor: Tensor) -> Option<Tensor> {
         match self {
@@ -166,6 +174,9 @@ pub trait Segment: Send + Sync {
         x: Tensor,
         keep: Keep,
     ) -> Result<(Tensor, Saved), ModelError>;
+
+    /// Elements that a forward keeps for each token, its input among them.
+    fn kept_per_token(&self, keep: Keep) -> usize;
 
     /// The gradient with respect to the input, given that of the output; adds to `gradients`.
     fn backward(

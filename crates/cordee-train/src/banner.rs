@@ -1,6 +1,6 @@
 //! What is about to run, in the lines a person reads first.
 
-use cordee_config::Recompute;
+use cordee_config::{ModelConfig, Recompute};
 use cordee_data::Source;
 use cordee_model::Model;
 use cordee_protocol::Banner;
@@ -24,18 +24,7 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
         .map(|source| source.train.tokens)
         .sum();
     let lines = [
-        (
-            "model",
-            format!(
-                "llama, {} layers of width {}, {} heads ({} kv), ffn {}, vocabulary {}",
-                shape.layers,
-                shape.dim,
-                shape.heads,
-                shape.kv_heads.unwrap_or(shape.heads),
-                shape.ffn,
-                corpus.vocab_size()
-            ),
-        ),
+        ("model", architecture(shape, corpus.vocab_size())),
         (
             "parameters",
             format!("{}{tied}", count(model.parameter_count() as u64)),
@@ -135,9 +124,23 @@ fn contents(source: &Source) -> String {
     }
 }
 
+fn architecture(shape: &ModelConfig, tokens: usize) -> String {
+    format!(
+        "{}, {} layers of width {}, {} heads ({} kv), ffn {}, vocabulary {}",
+        shape.family.name(),
+        shape.layers,
+        shape.dim,
+        shape.heads,
+        shape.kv_heads.unwrap_or(shape.heads),
+        shape.ffn,
+        shape.vocab_size.unwrap_or(tokens)
+    )
+}
+
 fn recompute(setting: Recompute) -> &'static str {
     match setting {
         Recompute::None => "none: activations are kept",
+        Recompute::Light => "light: outputs of norms and activations are computed again",
         Recompute::Full => "full: a block's forward runs again before its backward",
     }
 }

@@ -49,7 +49,7 @@ impl<'m> Engine<'m> {
             let input = x.clone();
             let (y, saved) = block.forward(&context, weights(index + 1), x, self.keep())?;
             kept.push(match self.recompute {
-                Recompute::None => Kept::Saved(saved),
+                Recompute::None | Recompute::Light => Kept::Saved(saved),
                 Recompute::Full => Kept::Input(input),
             });
             x = y;
@@ -80,8 +80,8 @@ impl<'m> Engine<'m> {
     fn keep(&self) -> Keep {
         match self.recompute {
             Recompute::None => Keep::All,
-            // All of it is dropped, so the less the better.
-            Recompute::Full => Keep::Dear,
+            // Of all, what is saved is dropped: the less, the better.
+            Recompute::Light | Recompute::Full => Keep::Dear,
         }
     }
 
@@ -165,6 +165,10 @@ mod tests {
             _: Keep,
         ) -> Result<(Tensor, Saved), ModelError> {
             Ok((x, Saved::new(())))
+        }
+
+        fn kept_per_token(&self, _: Keep) -> usize {
+            0
         }
 
         fn backward(

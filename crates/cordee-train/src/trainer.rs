@@ -25,6 +25,9 @@ use crate::{
     progress::Stopwatch,
 };
 
+/// Steps whose batches are read ahead of time.
+pub(crate) const PREFETCHED_STEPS: usize = 2;
+
 /// What a rank is told to do.
 pub struct Run<'a> {
     /// The resolved config.
@@ -43,8 +46,8 @@ pub struct Run<'a> {
     pub stop: &'a AtomicBool,
 }
 
-/// Trains from the checkpoint or from fresh weights to the last step, or until asked to stop.
-/// Every rank of `group` calls this with the same `run`; what there is to tell goes to `tell`.
+/// Trains from the checkpoint, from given weights or from fresh ones, to the last step or until asked
+/// to stop. Every rank of `group` calls this with the same `run`; what there is to tell goes to `tell`.
 pub fn train(
     run: &Run<'_>,
     group: &mut dyn ProcessGroup,
@@ -200,7 +203,8 @@ impl<'a> Trainer<'a> {
         let ranges = (first_step..run.last_step).flat_map(move |step| {
             (0..accumulation).map(move |micro| samples_for(step, micro, rank, &shape))
         });
-        Ok(Prefetch::start(Arc::new(loader), ranges, 2 * accumulation)?)
+        let ahead = PREFETCHED_STEPS * accumulation;
+        Ok(Prefetch::start(Arc::new(loader), ranges, ahead)?)
     }
 
     /// Trains to the last step. Returns whether it was asked to stop before.

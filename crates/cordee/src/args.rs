@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cordee_config::ByteSize;
 
 use crate::console::ProgressMode;
 
@@ -18,6 +19,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Train a model as a config says.
     Train(TrainArgs),
+    /// Tell how much memory each rank of a run will need, and what to change where it does not fit.
+    Plan(PlanArgs),
     /// Measure how fast this machine computes.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -99,6 +102,18 @@ pub(crate) struct GenerateArgs {
     pub(crate) seed: u64,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Worker processes; short for --set parallel.workers=N.
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<usize>,
+    /// Memory to fit into, such as 16GiB [default: this machine's, or its control group's].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<ByteSize>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
     /// Time the training step on random tokens: forward, backward, sums over ranks, norm, clip,
@@ -151,7 +166,7 @@ pub(crate) struct BenchTrainArgs {
     /// Numbers to compute in [default: f32].
     #[arg(long, value_name = "TYPE")]
     pub(crate) precision: Option<String>,
-    /// What a block's backward computes again: `none` or `full` [default: none].
+    /// What a block's backward computes again: `none`, `light` or `full` [default: none].
     #[arg(long, value_name = "WHAT")]
     pub(crate) recompute: Option<String>,
     /// Steps that count.
@@ -195,7 +210,7 @@ pub(crate) struct VerifyTraceArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
     pub(crate) workers: usize,
     /// What a block's backward computes again.
-    #[arg(long, value_name = "WHAT", default_value = "none", value_parser = ["none", "full"])]
+    #[arg(long, value_name = "WHAT", default_value = "none", value_parser = ["none", "light", "full"])]
     pub(crate) recompute: String,
     /// Numbers to compute in.
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32"])]

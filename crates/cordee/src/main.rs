@@ -11,6 +11,7 @@ mod console;
 mod devices;
 mod failure;
 mod job;
+mod machine;
 #[cfg(test)]
 mod reference;
 mod run_dir;

@@ -109,6 +109,19 @@ impl Segment for Gemma3Block {
         Ok((y, Saved::new(kept)))
     }
 
+    fn kept_per_token(&self, keep: Keep) -> usize {
+        // Gains of a norm are as wide as the residual stream.
+        let dim = self.parameters[0].elements();
+        // The input, the stream behind the attention, and what each layer adds before its norm.
+        4 * dim
+            + self.attention_norm.kept_per_row(dim, keep)
+            + self.attention.kept_per_token(keep)
+            + self.behind_attention.statistics_per_row()
+            + self.ffn_norm.kept_per_row(dim, keep)
+            + self.feed_forward.kept_per_token(keep)
+            + self.behind_ffn.statistics_per_row()
+    }
+
     fn backward(
         &self,
         context: &Context<'_>,

@@ -58,6 +58,17 @@ impl<F: FeedForward> Segment for PreNormBlock<F> {
         Ok((y, Saved::new(kept)))
     }
 
+    fn kept_per_token(&self, keep: Keep) -> usize {
+        // Gains of a norm are as wide as the residual stream.
+        let dim = self.parameters[0].elements();
+        // The input, and the stream behind the attention.
+        2 * dim
+            + self.attention_norm.kept_per_row(dim, keep)
+            + self.attention.kept_per_token(keep)
+            + self.ffn_norm.kept_per_row(dim, keep)
+            + self.feed_forward.kept_per_token(keep)
+    }
+
     fn backward(
         &self,
         context: &Context<'_>,

@@ -156,6 +156,19 @@ impl SelfAttention {
         Ok((self.output.forward(weights, &merged)?, kept))
     }
 
+    /// Elements that a forward keeps of a token: queries, keys, values, what was attended, and the
+    /// log-sum-exp of each head.
+    pub(crate) fn kept_per_token(&self, keep: Keep) -> usize {
+        let HeadInput {
+            heads, head_dim, ..
+        } = self.queries;
+        let values = self.keys.heads * head_dim;
+        self.queries.kept_per_token(keep)
+            + self.keys.kept_per_token(keep)
+            + values
+            + heads * (head_dim + 1)
+    }
+
     /// The gradient of what was read.
     pub(crate) fn backward(
         &self,

@@ -24,6 +24,9 @@ pub(crate) trait FeedForward: Send + Sync {
         keep: Keep,
     ) -> Result<(Tensor, Self::Kept), ModelError>;
 
+    /// Elements that a forward keeps of a token.
+    fn kept_per_token(&self, keep: Keep) -> usize;
+
     /// The gradient of the input `x` from that of what was added.
     fn backward(
         &self,
@@ -69,6 +72,7 @@ pub(crate) struct GatedFeedForward {
     up: Projection,
     down: Projection,
     activation: Gate,
+    width: usize,
 }
 
 pub(crate) struct KeptGated {
@@ -89,6 +93,7 @@ impl GatedFeedForward {
             up: Projection::new(list, "mlp.up_proj", [ffn, dim], false, init_std),
             down: Projection::new(list, "mlp.down_proj", [dim, ffn], false, down_std),
             activation,
+            width: ffn,
         }
     }
 }
@@ -112,6 +117,10 @@ impl FeedForward for GatedFeedForward {
             activated: keep.cheap(activated),
         };
         Ok((y, kept))
+    }
+
+    fn kept_per_token(&self, keep: Keep) -> usize {
+        2 * self.width + keep.of_cheap(self.width)
     }
 
     fn backward(
@@ -146,6 +155,7 @@ pub(crate) struct PlainFeedForward {
     up: Projection,
     down: Projection,
     approximation: Approximation,
+    width: usize,
 }
 
 pub(crate) struct KeptPlain {
@@ -168,6 +178,7 @@ impl PlainFeedForward {
             up: Projection::conv1d(list, "mlp.c_fc", [ffn, dim], init_std),
             down: Projection::conv1d(list, "mlp.c_proj", [dim, ffn], down_std),
             approximation,
+            width: ffn,
         }
     }
 }
@@ -186,6 +197,10 @@ impl FeedForward for PlainFeedForward {
         let y = self.down.forward(weights, &activated)?;
         let activated = keep.cheap(activated);
         Ok((y, KeptPlain { up, activated }))
+    }
+
+    fn kept_per_token(&self, keep: Keep) -> usize {
+        self.width + keep.of_cheap(self.width)
     }
 
     fn backward(

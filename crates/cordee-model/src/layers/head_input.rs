@@ -53,6 +53,15 @@ impl HeadInput {
         Ok((ready, kept))
     }
 
+    /// Elements that a forward keeps of a token.
+    pub(super) fn kept_per_token(&self, keep: Keep) -> usize {
+        let width = self.heads * self.head_dim;
+        match &self.norm {
+            None => width,
+            Some(norm) => width + self.heads * norm.kept_per_row(self.head_dim, keep),
+        }
+    }
+
     /// What the forward returned, as it was kept or computed again.
     pub(super) fn output(
         &self,

@@ -61,6 +61,19 @@ pub(crate) struct NormBackward<'a> {
 }
 
 impl Norm {
+    /// Elements of the statistics of a row.
+    pub(crate) fn statistics_per_row(&self) -> usize {
+        match self {
+            Self::Rms { .. } => 1,
+            Self::Layer { .. } => 2,
+        }
+    }
+
+    /// Elements that are kept of a row of `width`: the statistics, and its cheap output.
+    pub(crate) fn kept_per_row(&self, width: usize, keep: Keep) -> usize {
+        self.statistics_per_row() + keep.of_cheap(width)
+    }
+
     /// The norm that the family has everywhere, of rows of width `dim`.
     pub(crate) fn new(
         list: &mut ParameterList,

@@ -36,6 +36,13 @@ enum Keep {
     Gradient,
 }
 
+/// Tokens of the longest chunk of `tokens` over a vocabulary.
+pub(super) fn chunk_tokens(tokens: usize, vocab: usize) -> usize {
+    let most = (CHUNK_LOGITS / vocab).clamp(FEWEST_TOKENS, CHUNK_TOKENS);
+    // Chunks of one size, rather than full ones and a rest.
+    tokens.div_ceil(tokens.div_ceil(most).max(1)).max(1)
+}
+
 /// Inputs of one call.
 pub(super) struct Head<'a, T> {
     pub(super) x: &'a [T],
@@ -68,9 +75,7 @@ impl<'a, T: Float> Head<'a, T> {
     /// Ranges of tokens; they depend on the vocabulary only.
     fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<T> {
         let tokens = self.tokens();
-        let most = (CHUNK_LOGITS / self.vocab()).clamp(FEWEST_TOKENS, CHUNK_TOKENS);
-        // Chunks of one size, rather than full ones and a rest.
-        let size = tokens.div_ceil(tokens.div_ceil(most).max(1)).max(1);
+        let size = chunk_tokens(tokens, self.vocab());
         (0..tokens)
             .step_by(size)
             .map(move |start| start..(start + size).min(tokens))

@@ -10,7 +10,7 @@ pub(crate) mod reference;
 mod tests;
 
 use candle_core::Tensor;
-use cordee_memory::{View, ViewMut};
+use cordee_memory::{DType, View, ViewMut};
 
 use crate::{
     error::Result,
@@ -67,6 +67,11 @@ impl LossSum {
             per_token,
         }
     }
+}
+
+/// Bytes of logits that [`loss`] and [`loss_and_gradient`] of `n` tokens hold at a time.
+pub fn scratch_bytes(n: usize, vocab: usize, dtype: DType) -> usize {
+    cpu::chunk_tokens(n, vocab).min(n) * vocab * dtype.size_in_bytes()
 }
 
 /// All logits, `[n, vocab]`, of `x` `[n, dim]` with `weight` `[vocab, dim]`: for generation, where

@@ -8,10 +8,9 @@ use candle_core::DType;
 use cordee_comm::ProcessGroup;
 use cordee_config::{Recompute, hugging_face};
 use cordee_data::DataError;
-use cordee_model::{Context, Keep, Model, Weights};
+use cordee_model::{Context, Keep, Model, Weights, weights};
 use cordee_ops::Sequences;
 use cordee_protocol::{LogitsDifference, TraceReport, TraceStep};
-use safetensors::{Dtype, SafeTensors};
 
 use self::recorded::{Recorded, refused};
 use crate::{TrainError, learner::Learner, optimizer::Update, progress::peaks_of_ranks};
@@ -40,7 +39,8 @@ pub fn replay(trace: &Trace<'_>, group: &mut dyn ProcessGroup) -> Result<TraceRe
     // The logits are behind all tokens of a row, of which training never sees the last.
     let model = model(trace.dir, recorded.seq_len + 1)?;
     let mut learner = Learner::new(&model, trace.recompute, group)?;
-    load_weights(trace.dir, &mut learner)?;
+    let state = &mut learner.state;
+    weights::load(trace.dir, &model, &state.layout, &mut state.parameters)?;
 
     let before = last_logits(&learner, &recorded)?;
     let rows = rank * recorded.rows / world..(rank + 1) * recorded.rows / world;
@@ -140,26 +140,4 @@ fn model(dir: &Path, max_seq_len: usize) -> Result<Model, TrainError> {
     })?;
     let vocab_size = shape.vocab_size.expect("a config.json has one");
     Ok(Model::new(&shape, vocab_size, max_seq_len)?)
-}
-
-fn load_weights(dir: &Path, learner: &mut Learner<'_>) -> Result<(), TrainError> {
-    let path = dir.join("model.safetensors");
-    let wrong = |error: &dyn std::fmt::Display| refused(&path, error.to_string());
-    let file = std::fs::read(&path).map_err(|error| wrong(&error))?;
-    let weights = SafeTensors::deserialize(&file).map_err(|error| wrong(&error))?;
-    let state = &mut learner.state;
-    for slot in state.layout.slots() {
-        let tensor = weights.tensor(slot.name()).map_err(|error| wrong(&error))?;
-        if tensor.dtype() != Dtype::F32 || tensor.shape() != slot.shape() {
-            return Err(wrong(&format!(
-                "`{}` is not F32 {:?}",
-                slot.name(),
-                slot.shape()
-            )));
-        }
-        let bytes = tensor.data();
-        let start = slot.offset() * 4;
-        state.parameters.as_mut_bytes()[start..start + bytes.len()].copy_from_slice(bytes);
-    }
-    Ok(())
 }

@@ -6,6 +6,7 @@ mod config;
 mod export;
 mod generate;
 mod opened;
+mod plan;
 mod prepare;
 mod ranks;
 mod resume;
@@ -20,6 +21,7 @@ pub(crate) fn run(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Train(args) => train::run(&args),
         Command::Bench(command) => bench::run(&command),
+        Command::Plan(args) => plan::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Config(command) => config::run(&command),

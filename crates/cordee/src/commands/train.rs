@@ -43,6 +43,16 @@ pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
 
     let mut console = Console::new(args.progress);
     let corpus = prepare_data(&plan, &mut console)?;
+    if let Some(rows) = plan.config.model.vocab_size
+        && rows < corpus.vocab_size()
+    {
+        let error = anyhow!(
+            "model.vocab_size is {rows}, and the tokenizer has {} tokens",
+            corpus.vocab_size()
+        );
+        return Err(Failure::usage(error)
+            .with_hint("a model that begins from weights needs the tokenizer they were trained with: set data.tokenizer"));
+    }
     let _lock = run.lock()?;
     let mut course = Course::default();
     if run.has_run() {

@@ -25,6 +25,7 @@ use anstream::adapter::strip_str;
 use cordee_protocol::{Failure, StepProgress, WorkerMessage};
 use indicatif::ProgressDrawTarget;
 
+pub(crate) use self::numbers::bytes;
 use self::pace::Pace;
 use self::repeats::Repeats;
 use self::screen::Screen;

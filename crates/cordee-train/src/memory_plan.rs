@@ -1,0 +1,178 @@
+//! How much memory a rank will need, before it needs any: a pure function of the plan and of the
+//! size of the vocabulary, which asks the segments and operators themselves for what they hold.
+
+use cordee_config::{Plan, Recompute};
+use cordee_memory::{DType, Recycler};
+use cordee_model::{Keep, Model};
+use cordee_ops::head;
+
+use crate::{TrainError, trainer::PREFETCHED_STEPS};
+
+/// The program, its threads and its files: what a rank of a model of no size holds.
+const PROGRAM_BYTES: u64 = 8 << 20;
+
+/// Bytes that a rank holds at its fullest, by what they are for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Weights.
+    pub weights: u64,
+    /// Sums of gradients.
+    pub gradients: u64,
+    /// First moments of the gradient.
+    pub first_moment: u64,
+    /// Second moments of the gradient.
+    pub second_moment: u64,
+    /// What the blocks' forwards keep for their backwards.
+    pub activations: u64,
+    /// What the backward of a block holds beside what is kept.
+    pub block: u64,
+    /// What the head holds beside it, the chunk of logits apart.
+    pub head: u64,
+    /// The chunk of logits.
+    pub logits: u64,
+    /// Freed memory that is kept for the next who asks.
+    pub recycled: u64,
+    /// Batches read ahead, and the program itself.
+    pub program: u64,
+    /// Of other ranks' gradients what this rank sums, where they lie: counted by the system as
+    /// resident here too, and no memory of its own.
+    pub shared: u64,
+}
+
+impl MemoryPlan {
+    /// What a rank of `plan` will hold, over a tokenizer of `vocab_size` tokens.
+    pub fn new(plan: &Plan, vocab_size: usize) -> Result<Self, TrainError> {
+        let config = &plan.config;
+        let seq_len = config.data.seq_len;
+        let model = Model::new(&config.model, vocab_size, seq_len)?;
+        let size = DType::F32.size_in_bytes() as u64;
+        let flat = model.layout(DType::F32)?.len() as u64 * size;
+        let tokens = plan.micro_batch_size * seq_len;
+        let per_token = |elements: usize| (elements * tokens) as u64 * size;
+        let kept = |keep| {
+            model
+                .blocks
+                .iter()
+                .map(move |block| block.kept_per_token(keep))
+        };
+
+        let dim = config.model.dim;
+        let largest = kept(Keep::All).max().unwrap_or(0);
+        let activations = match config.train.recompute {
+            Recompute::None => kept(Keep::All).sum(),
+            Recompute::Light => kept(Keep::Dear).sum(),
+            Recompute::Full => dim * model.blocks.len(),
+        };
+        // A backward makes a gradient of each thing that a forward keeps. What was not kept is
+        // there too, once the backward has computed it again.
+        let again = match config.train.recompute {
+            Recompute::None => 0,
+            Recompute::Light => largest - kept(Keep::Dear).max().unwrap_or(0),
+            Recompute::Full => largest,
+        };
+        let rows = config.model.vocab_size.unwrap_or(vocab_size);
+        let batches = 2 + PREFETCHED_STEPS * plan.accumulation_steps;
+        let world = plan.world_size as u64;
+        let block = per_token(largest + again);
+        // Its input, the norm of that, and the gradients of both.
+        let head = per_token(4 * dim);
+        let logits = head::scratch_bytes(tokens, rows, DType::F32) as u64;
+        Ok(Self {
+            weights: flat,
+            gradients: flat,
+            first_moment: flat,
+            second_moment: flat,
+            activations: per_token(activations),
+            block,
+            head,
+            logits,
+            // What the one moment leaves behind is seldom of the sizes that the other asks for.
+            recycled: block.min(head + logits).min(Recycler::SLACK as u64),
+            program: PROGRAM_BYTES + (batches * tokens) as u64 * 5,
+            shared: flat * (world - 1) / world,
+        })
+    }
+
+    /// Beside all that lasts: a block's backward, or the head, whichever holds more.
+    pub fn largest_moment(&self) -> u64 {
+        self.block.max(self.head + self.logits)
+    }
+
+    /// The most that the rank holds of its own.
+    pub fn peak(&self) -> u64 {
+        let flat = self.weights + self.gradients + self.first_moment + self.second_moment;
+        flat + self.activations + self.largest_moment() + self.recycled + self.program
+    }
+
+    /// The most that the system will count as the rank's resident memory.
+    pub fn resident(&self) -> u64 {
+        self.peak() + self.shared
+    }
+}
+
+/// Something to change in a config so that it needs less memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Knob {
+    /// The changes, as `--set` takes them.
+    pub sets: Vec<String>,
+    /// Ranks with them.
+    pub world_size: usize,
+    /// The most that a rank then holds of its own.
+    pub peak: u64,
+}
+
+/// What to change so that all ranks together fit into `memory` bytes: the first that is enough of
+/// computing again, smaller micro-batches and fewer workers, each on top of those before; if none
+/// is, all of them.
+pub fn knob(plan: &Plan, vocab_size: usize, memory: u64) -> Result<Option<Knob>, TrainError> {
+    let mut plan = plan.clone();
+    let mut last = None;
+    while let Some(changed) = turn(&mut plan) {
+        let peak = MemoryPlan::new(&plan, vocab_size)?.peak();
+        let mut sets = last.map_or_else(Vec::new, |knob: Knob| knob.sets);
+        let key = changed.split('=').next().unwrap_or_default().to_owned();
+        sets.retain(|set: &String| !set.starts_with(&key));
+        sets.push(changed);
+        let world_size = plan.world_size;
+        let enough = peak * world_size as u64 <= memory;
+        last = Some(Knob {
+            sets,
+            world_size,
+            peak,
+        });
+        if enough {
+            break;
+        }
+    }
+    Ok(last)
+}
+
+/// Makes the next change that saves memory. The batch of a step stays what it is.
+fn turn(plan: &mut Plan) -> Option<String> {
+    let recompute = &mut plan.config.train.recompute;
+    match recompute {
+        Recompute::None => {
+            *recompute = Recompute::Light;
+            return Some("train.recompute=\"light\"".to_owned());
+        }
+        Recompute::Light => {
+            *recompute = Recompute::Full;
+            return Some("train.recompute=\"full\"".to_owned());
+        }
+        Recompute::Full => {}
+    }
+    if let Some(factor) = smallest_divisor(plan.micro_batch_size) {
+        plan.micro_batch_size /= factor;
+        plan.accumulation_steps *= factor;
+        return Some(format!("train.micro_batch_size={}", plan.micro_batch_size));
+    }
+    let factor = smallest_divisor(plan.world_size)?;
+    plan.world_size /= factor;
+    plan.accumulation_steps *= factor;
+    Some(format!("parallel.workers={}", plan.world_size))
+}
+
+/// Above 1; none of 1.
+fn smallest_divisor(number: usize) -> Option<usize> {
+    (2..=number).find(|divisor| number.is_multiple_of(*divisor))
+}
