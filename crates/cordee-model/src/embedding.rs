@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use cordee_config::{ModelConfig, ModelFamily};
-use cordee_ops::embedding;
+use cordee_ops::{embedding, residual};
 
 use crate::{Context, Gradients, Init, ModelError, Parameter, Weights, parameter::ParameterList};
 
@@ -64,7 +64,7 @@ impl Embedding {
             None => Ok(x),
             Some(table) => {
                 let positions = embedding::forward(&positions(context), weights.get(table), 1.0)?;
-                Ok((x + positions)?)
+                Ok(residual::forward(&x, &positions)?)
             }
         }
     }

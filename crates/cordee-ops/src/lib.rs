@@ -37,6 +37,7 @@ mod operand;
 mod panels;
 pub mod random;
 mod reduce;
+pub mod residual;
 pub mod rms_norm;
 pub mod rotary;
 mod sequences;

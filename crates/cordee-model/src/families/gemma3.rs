@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use cordee_config::ModelConfig;
-use cordee_ops::gelu::Approximation;
+use cordee_ops::{gelu::Approximation, residual};
 
 use super::Rotary;
 use crate::{
@@ -95,7 +95,7 @@ impl Segment for Gemma3Block {
             .forward_residual(weights, &x, &mixed_normed.y)?;
         let (added, feed_forward) = self.feed_forward.forward(weights, &ffn_normed.y, keep)?;
         let added_normed = self.behind_ffn.forward(weights, &added)?;
-        let y = (&hidden + added_normed.y)?;
+        let y = residual::forward(&hidden, &added_normed.y)?;
         let kept = Kept {
             x,
             attention_normed: attention_normed.kept(keep),

@@ -2,6 +2,7 @@
 //! and both added to the residual stream.
 
 use candle_core::Tensor;
+use cordee_ops::residual;
 
 use crate::{
     Context, Gradients, Keep, ModelError, Parameter, Saved, Segment, Weights,
@@ -46,7 +47,7 @@ impl<F: FeedForward> Segment for PreNormBlock<F> {
                 .forward(context, weights, &attention_normed.y, keep)?;
         let (hidden, ffn_normed) = self.ffn_norm.forward_residual(weights, &x, &mixed)?;
         let (added, feed_forward) = self.feed_forward.forward(weights, &ffn_normed.y, keep)?;
-        let y = (&hidden + added)?;
+        let y = residual::forward(&hidden, &added)?;
         let kept = Kept {
             x,
             attention_normed: attention_normed.kept(keep),

@@ -1,4 +1,4 @@
-//! Activations, element by element.
+//! Activations and sums, element by element.
 
 use super::{
     Case, Compared,
@@ -11,7 +11,7 @@ use crate::{
         self,
         Approximation::{self, Exact, Tanh},
     },
-    swiglu,
+    residual, swiglu,
 };
 
 const BOUND: f64 = 1e-6;
@@ -61,10 +61,20 @@ pub(super) fn cases() -> Vec<Case> {
             }));
         }
         cases.push(Case::new("swiglu", swish, BOUND, move || swish_gate(input)));
+        cases.push(Case::new("residual", swish, BOUND, move || sum(input)));
     }
     // Operator by operator.
     cases.sort_by_key(|case| case.operator);
     cases
+}
+
+fn sum(input: Input) -> Result<Vec<Compared>> {
+    let x = input.values();
+    let (shape, added) = ([x.len()], normals("added", x.len()));
+    let y = residual::forward(&tensor(&x, &shape)?, &tensor(&added, &shape)?)?;
+    let expected = x.iter().zip(&added);
+    let expected = expected.map(|(&x, &added)| residual::reference::value(x, added));
+    Ok(vec![Compared::new("y", values(&y)?, expected.collect())])
 }
 
 fn unit(input: Input, approximation: Approximation) -> Result<Vec<Compared>> {

@@ -2,13 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::{
-    elements::{self, BLOCK},
-    float::Float,
-    matrix::unwritten,
-    reduce,
-    simd::vectorised,
-};
+use crate::{float::Float, matrix::unwritten, reduce, simd::vectorised};
 
 /// Rows of a task; also the block in which the parameters' gradients are summed, so it never
 /// changes.
@@ -27,15 +21,6 @@ pub(super) struct Forward<T> {
     pub(super) y: Vec<T>,
     pub(super) mean: Vec<T>,
     pub(super) rstd: Vec<T>,
-}
-
-pub(super) fn add<T: Float>(x: &[T], residual: &[T]) -> Vec<T> {
-    let mut sum = unwritten(x.len());
-    let inputs = x.par_chunks(BLOCK).zip(residual.par_chunks(BLOCK));
-    sum.par_chunks_mut(BLOCK)
-        .zip(inputs)
-        .for_each(|(sum, (x, residual))| elements::add(sum, x, residual));
-    sum
 }
 
 pub(super) fn forward<T: Float>(x: &[T], affine: Affine<'_, T>) -> Forward<T> {

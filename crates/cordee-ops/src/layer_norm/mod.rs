@@ -15,6 +15,7 @@ use cordee_memory::{View, ViewMut};
 use crate::{
     error::{OpError, Result},
     operand::{Operator, with_float},
+    residual as addition,
     timing::Pass,
 };
 
@@ -66,7 +67,7 @@ pub fn forward_residual(
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &[n, dim])?;
         let residual = OP.tensor::<T>("residual", residual, &[n, dim])?;
-        let sum = OP.output(cpu::add::<T>(&x.lock()?, &residual.lock()?), &[n, dim])?;
+        let sum = OP.output(addition::cpu::forward::<T>(&x.lock()?, &residual.lock()?), &[n, dim])?;
         let normed = forward(&sum, weight, bias, eps)?;
         Ok((sum, normed))
     })

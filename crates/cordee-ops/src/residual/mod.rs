@@ -1,0 +1,28 @@
+//! The residual addition, where no norm follows it at once. Its gradient goes both ways as it is, so
+//! there is no backward.
+
+pub(crate) mod cpu;
+pub(crate) mod reference;
+#[cfg(test)]
+mod tests;
+
+use candle_core::Tensor;
+
+use crate::{
+    error::Result,
+    operand::{Operator, with_float},
+    timing::Pass,
+};
+
+const OP: Operator = Operator("residual");
+
+/// `x` + `added`, two tensors of one shape.
+pub fn forward(x: &Tensor, added: &Tensor) -> Result<Tensor> {
+    let _timed = OP.timed(Pass::Forward);
+    let shape = x.dims();
+    with_float!(OP.dtype("x", x)?, T => {
+        let x = OP.tensor::<T>("x", x, shape)?;
+        let added = OP.tensor::<T>("added", added, shape)?;
+        OP.output(cpu::forward::<T>(&x.lock()?, &added.lock()?), shape)
+    })
+}
