@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{
     Sees,
-    cpu::{Heads, QUERIES, head_matrix},
+    cpu::{Heads, head_matrix, queries_of_block},
 };
 use crate::{
     float::Float,
@@ -76,8 +76,9 @@ fn backward_task<T: Float>(inputs: &Heads<'_, T>, saved: &Saved<'_, T>, mut task
         let query_head = task.kv_head * sizes.group() + member;
         let head = Head::new(inputs, saved, &task.sequence, query_head);
         let columns = member * sizes.head_dim..(member + 1) * sizes.head_dim;
-        for start in (0..len).step_by(QUERIES) {
-            let queries = start..(start + QUERIES).min(len);
+        let count = queries_of_block(len);
+        for start in (0..len).step_by(count) {
+            let queries = start..(start + count).min(len);
             let mut dq = task.dq.window(queries.clone(), columns.clone());
             head.backward_block(queries, &mut dq, &mut task.dk, &mut task.dv, &mut scratch);
         }

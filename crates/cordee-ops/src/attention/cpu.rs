@@ -13,8 +13,18 @@ use crate::{
     simd::vectorised,
 };
 
-/// Queries of a block. Scores of a block are the only memory that grows with the length.
-pub(super) const QUERIES: usize = 64;
+/// Most queries of a block. Scores of a block are the only memory that grows with the length.
+const QUERIES: usize = 128;
+
+/// Queries of a block in a sequence of `len` tokens: fewer in short ones, where the keys that some of
+/// a block's queries do not see would be a good part of all.
+pub(super) fn queries_of_block(len: usize) -> usize {
+    if len < 8 * QUERIES {
+        QUERIES / 2
+    } else {
+        QUERIES
+    }
+}
 
 /// Inputs of one call.
 pub(super) struct Heads<'a, T> {
@@ -29,7 +39,7 @@ pub(super) struct Heads<'a, T> {
 impl<T> Heads<'_, T> {
     /// Scores of the largest block of queries of a sequence of `len` tokens.
     pub(super) fn block(&self, len: usize) -> usize {
-        let queries = QUERIES.min(len);
+        let queries = queries_of_block(len).min(len);
         queries * len.min(self.sees.window.saturating_add(queries - 1))
     }
 }
@@ -112,8 +122,9 @@ fn forward_task<T: Float>(inputs: &Heads<'_, T>, task: Task<'_, T>) {
     let k = head_matrix(inputs.k, sizes, sizes.kv_heads, &sequence, kv_head);
     let v = head_matrix(inputs.v, sizes, sizes.kv_heads, &sequence, kv_head);
     let mut scores = unwritten(inputs.block(len));
-    for start in (0..len).step_by(QUERIES) {
-        let queries = start..(start + QUERIES).min(len);
+    let count = queries_of_block(len);
+    for start in (0..len).step_by(count) {
+        let queries = start..(start + count).min(len);
         let keys = inputs.sees.keys_of_block(&queries);
         let scores = &mut scores[..queries.len() * keys.len()];
         product(

@@ -41,17 +41,45 @@ fn mask(count: usize) -> __mmask16 {
     if count >= LANES { !0 } else { (1 << count) - 1 }
 }
 
-/// Multiplies a panel of A, `depth` x `rows`, by a panel of B, `depth` x [`COLUMNS`].
+/// Up to [`ROWS`] rows of A, packed or where they lie.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    /// The first element.
+    pub(super) start: *const f32,
+    pub(super) rows: usize,
+    /// Elements from one column to the next; from one row to the next, if a row's are contiguous.
+    pub(super) stride: usize,
+    /// Whether a row's elements are contiguous, rather than a column's.
+    pub(super) rows_contiguous: bool,
+}
+
+/// Multiplies `depth` columns of `left` by a panel of B, `depth` x [`COLUMNS`].
 ///
 /// # Safety
-/// `a` and `b` point at whole panels, the tile's `rows` x `columns` elements may be written, and
-/// the processor has AVX-512 F.
-pub(super) unsafe fn multiply(rows: usize, depth: usize, a: *const f32, b: *const f32, tile: Tile) {
+/// `left` and `b` may be read, the tile's `rows` x `columns` elements may be written, and the
+/// processor has AVX-512 F.
+pub(super) unsafe fn multiply(left: Left, depth: usize, b: *const f32, tile: Tile) {
     macro_rules! by_rows {
         ($($count:literal)*) => {
-            match rows {
-                // SAFETY: as of this function.
-                $($count => unsafe { multiply_rows::<$count>(depth, a, b, tile) },)*
+            match (left.rows, left.rows_contiguous, tile.columns > LANES) {
+                $(
+                    // SAFETY: as of this function.
+                    ($count, false, false) => unsafe {
+                        multiply_rows::<$count, 1, false>(left, depth, b, tile);
+                    },
+                    // SAFETY: as above.
+                    ($count, false, true) => unsafe {
+                        multiply_rows::<$count, 2, false>(left, depth, b, tile);
+                    },
+                    // SAFETY: as above.
+                    ($count, true, false) => unsafe {
+                        multiply_rows::<$count, 1, true>(left, depth, b, tile);
+                    },
+                    // SAFETY: as above.
+                    ($count, true, true) => unsafe {
+                        multiply_rows::<$count, 2, true>(left, depth, b, tile);
+                    },
+                )*
                 _ => unreachable!("panels of A have 1 to {ROWS} rows"),
             }
         };
@@ -59,12 +87,14 @@ pub(super) unsafe fn multiply(rows: usize, depth: usize, a: *const f32, b: *cons
     by_rows!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
 }
 
+/// For a tile of `R` rows and at most `V` registers of columns.
+///
 /// # Safety
 /// As of [`multiply`].
 #[target_feature(enable = "avx512f")]
-unsafe fn multiply_rows<const R: usize>(
+unsafe fn multiply_rows<const R: usize, const V: usize, const ROWS_CONTIGUOUS: bool>(
+    left: Left,
     depth: usize,
-    mut a: *const f32,
     mut b: *const f32,
     tile: Tile,
 ) {
@@ -72,31 +102,39 @@ unsafe fn multiply_rows<const R: usize>(
     for row in 0..R {
         let start = tile.start.wrapping_add(row * tile.row_stride);
         _mm_prefetch::<_MM_HINT_ET0>(start.cast());
-        _mm_prefetch::<_MM_HINT_ET0>(start.wrapping_add(COLUMNS - 1).cast());
+        _mm_prefetch::<_MM_HINT_ET0>(start.wrapping_add(V * LANES - 1).cast());
     }
-    let mut left = [_mm512_setzero_ps(); R];
-    let mut right = [_mm512_setzero_ps(); R];
+    let mut sums = [[_mm512_setzero_ps(); V]; R];
+    let mut a = left.start;
     for _ in 0..depth {
-        // SAFETY: `depth` rows of `COLUMNS` elements begin at `b`, of `R` elements at `a`.
+        // SAFETY: row after row of `b` and column after column of `left`.
         unsafe {
-            let (b_left, b_right) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(LANES)));
-            for row in 0..R {
-                let a = _mm512_set1_ps(*a.add(row));
-                left[row] = _mm512_fmadd_ps(a, b_left, left[row]);
-                right[row] = _mm512_fmadd_ps(a, b_right, right[row]);
+            let mut columns = [_mm512_setzero_ps(); V];
+            for (lane, columns) in columns.iter_mut().enumerate() {
+                *columns = _mm512_loadu_ps(b.add(lane * LANES));
             }
-            a = a.add(R);
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let offset = if ROWS_CONTIGUOUS {
+                    row * left.stride
+                } else {
+                    row
+                };
+                let a = _mm512_set1_ps(*a.add(offset));
+                for (sum, &columns) in sums.iter_mut().zip(&columns) {
+                    *sum = _mm512_fmadd_ps(a, columns, *sum);
+                }
+            }
+            a = a.add(if ROWS_CONTIGUOUS { 1 } else { left.stride });
             b = b.add(COLUMNS);
         }
     }
     let scale = _mm512_set1_ps(tile.scale);
-    let masks = (mask(tile.columns), mask(tile.columns.saturating_sub(LANES)));
-    for row in 0..R {
-        let start = tile.start.wrapping_add(row * tile.row_stride);
-        for (sums, start, mask) in [
-            (left[row], start, masks.0),
-            (right[row], start.wrapping_add(LANES), masks.1),
-        ] {
+    for (row, sums) in sums.iter().enumerate() {
+        for (lane, &sums) in sums.iter().enumerate() {
+            let start = tile
+                .start
+                .wrapping_add(row * tile.row_stride + lane * LANES);
+            let mask = mask(tile.columns - lane * LANES);
             let mut sums = _mm512_mul_ps(sums, scale);
             // SAFETY: the mask leaves out what lies beyond the tile's columns.
             unsafe {

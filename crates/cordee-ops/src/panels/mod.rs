@@ -18,7 +18,7 @@ use std::{cell::RefCell, ops::Range, sync::LazyLock};
 use rayon::prelude::*;
 
 use crate::matrix::{Matrix, MatrixMut, Write};
-use avx512::{COLUMNS, LANES, Panel, ROWS, Tile};
+use avx512::{COLUMNS, LANES, Left, Panel, ROWS, Tile};
 
 /// Most of the summed dimension that a panel holds: a panel of B fits in the first-level cache.
 const DEPTH: usize = 512;
@@ -223,25 +223,27 @@ impl Group {
         let [rows, columns] = destination.size();
         let panels = rows.div_ceil(ROWS);
         // Panels as high as one another, rather than full ones and a rest.
-        let row = |panel: usize| panel * rows / panels;
-        with_buffer(&PACKED_LEFT, rows * self.blocks.depth, |packed_left| {
+        let rows_of = |panel: usize| panel * rows / panels..(panel + 1) * rows / panels;
+        // What is read for two panels of B at most is not worth packing.
+        let packs = columns > 2 * COLUMNS;
+        let packed_len = if packs { rows * self.blocks.depth } else { 0 };
+        with_buffer(&PACKED_LEFT, packed_len, |packed_left| {
             for (index, block) in self.range.clone().enumerate() {
                 let range = self.blocks.range(block);
                 let depth = range.len();
-                let heights = (0..panels).map(|panel| row(panel)..row(panel + 1));
-                pack_left(
-                    left.columns(range),
-                    heights,
-                    &mut packed_left[..rows * depth],
-                );
+                let left = left.columns(range);
+                if packs {
+                    pack_left(
+                        left,
+                        (0..panels).map(rows_of),
+                        &mut packed_left[..rows * depth],
+                    );
+                }
                 let add = self.write == Write::Add || block > 0;
                 let right = &packed[(index * self.panels() + first_panel) * self.panel_len()..];
-                for (right, column) in right
-                    .chunks_exact(self.panel_len())
-                    .zip((0..columns).step_by(COLUMNS))
-                {
-                    for panel in 0..panels {
-                        let rows = row(panel)..row(panel + 1);
+                let right = right.chunks_exact(self.panel_len());
+                for (right, column) in right.zip((0..columns).step_by(COLUMNS)) {
+                    for rows in (0..panels).map(rows_of) {
                         let width = COLUMNS.min(columns - column);
                         let mut window = destination.window(rows.clone(), column..column + width);
                         let tile = Tile {
@@ -251,14 +253,36 @@ impl Group {
                             add,
                             scale: self.scale,
                         };
-                        let left = packed_left[rows.start * depth..rows.end * depth].as_ptr();
-                        // SAFETY: both panels are `depth` deep, the window is the tile's, and
-                        // `product` has looked at the processor.
-                        unsafe { avx512::multiply(rows.len(), depth, left, right.as_ptr(), tile) };
+                        let left = if packs {
+                            Left {
+                                start: packed_left[rows.start * depth..rows.end * depth].as_ptr(),
+                                rows: rows.len(),
+                                stride: rows.len(),
+                                rows_contiguous: false,
+                            }
+                        } else {
+                            in_place(left.rows(rows))
+                        };
+                        // SAFETY: the rows and the panel are `depth` deep, the window is the
+                        // tile's, and `product` has looked at the processor.
+                        unsafe { avx512::multiply(left, depth, right.as_ptr(), tile) };
                     }
                 }
             }
         });
+    }
+}
+
+/// Rows of A where they lie.
+fn in_place(left: Matrix<'_, f32>) -> Left {
+    let rows = left.size()[0];
+    let rows_contiguous = left.contiguous_rows();
+    let (start, stride) = rows_contiguous.unwrap_or_else(|| left.contiguous_columns());
+    Left {
+        start,
+        rows,
+        stride,
+        rows_contiguous: rows_contiguous.is_some(),
     }
 }
 
