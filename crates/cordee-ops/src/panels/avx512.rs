@@ -6,9 +6,9 @@
 //! multiply-adds in the order of the summed index, whatever the tile it lies in.
 
 use std::arch::x86_64::{
-    __m512, __mmask16, _MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_shuffle_ps, _mm512_unpackhi_ps,
+    __m512, __mmask16, _MM_HINT_ET0, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_add_ps,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_shuffle_ps, _mm512_unpackhi_ps,
     _mm512_unpacklo_ps,
 };
 
@@ -53,31 +53,44 @@ pub(super) struct Left {
     pub(super) rows_contiguous: bool,
 }
 
-/// Multiplies `depth` columns of `left` by a panel of B, `depth` x [`COLUMNS`].
+/// A panel of B.
+#[derive(Clone, Copy)]
+pub(super) struct Right {
+    /// The first element.
+    pub(super) start: *const f32,
+    /// Rows it has, of [`COLUMNS`] elements each.
+    pub(super) depth: usize,
+    /// What to ask for on the way, a little for each row: a part of the panel that comes next.
+    pub(super) ahead: *const f32,
+    /// Elements further for each row.
+    pub(super) ahead_stride: usize,
+}
+
+/// Multiplies as many columns of `left` by a panel of B as that is deep.
 ///
 /// # Safety
-/// `left` and `b` may be read, the tile's `rows` x `columns` elements may be written, and the
+/// `left` and `right` may be read, the tile's `rows` x `columns` elements may be written, and the
 /// processor has AVX-512 F.
-pub(super) unsafe fn multiply(left: Left, depth: usize, b: *const f32, tile: Tile) {
+pub(super) unsafe fn multiply(left: Left, right: Right, tile: Tile) {
     macro_rules! by_rows {
         ($($count:literal)*) => {
             match (left.rows, left.rows_contiguous, tile.columns > LANES) {
                 $(
                     // SAFETY: as of this function.
                     ($count, false, false) => unsafe {
-                        multiply_rows::<$count, 1, false>(left, depth, b, tile);
+                        multiply_rows::<$count, 1, false>(left, right, tile);
                     },
                     // SAFETY: as above.
                     ($count, false, true) => unsafe {
-                        multiply_rows::<$count, 2, false>(left, depth, b, tile);
+                        multiply_rows::<$count, 2, false>(left, right, tile);
                     },
                     // SAFETY: as above.
                     ($count, true, false) => unsafe {
-                        multiply_rows::<$count, 1, true>(left, depth, b, tile);
+                        multiply_rows::<$count, 1, true>(left, right, tile);
                     },
                     // SAFETY: as above.
                     ($count, true, true) => unsafe {
-                        multiply_rows::<$count, 2, true>(left, depth, b, tile);
+                        multiply_rows::<$count, 2, true>(left, right, tile);
                     },
                 )*
                 _ => unreachable!("panels of A have 1 to {ROWS} rows"),
@@ -94,8 +107,7 @@ pub(super) unsafe fn multiply(left: Left, depth: usize, b: *const f32, tile: Til
 #[target_feature(enable = "avx512f")]
 unsafe fn multiply_rows<const R: usize, const V: usize, const ROWS_CONTIGUOUS: bool>(
     left: Left,
-    depth: usize,
-    mut b: *const f32,
+    right: Right,
     tile: Tile,
 ) {
     // By the time the sums are there, so is what they are added to or written over.
@@ -105,8 +117,10 @@ unsafe fn multiply_rows<const R: usize, const V: usize, const ROWS_CONTIGUOUS: b
         _mm_prefetch::<_MM_HINT_ET0>(start.wrapping_add(V * LANES - 1).cast());
     }
     let mut sums = [[_mm512_setzero_ps(); V]; R];
-    let mut a = left.start;
-    for _ in 0..depth {
+    let (mut a, mut b, mut ahead) = (left.start, right.start, right.ahead);
+    for _ in 0..right.depth {
+        _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+        ahead = ahead.wrapping_add(right.ahead_stride);
         // SAFETY: row after row of `b` and column after column of `left`.
         unsafe {
             let mut columns = [_mm512_setzero_ps(); V];

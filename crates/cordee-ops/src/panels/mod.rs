@@ -18,7 +18,7 @@ use std::{cell::RefCell, ops::Range, sync::LazyLock};
 use rayon::prelude::*;
 
 use crate::matrix::{Matrix, MatrixMut, Write};
-use avx512::{COLUMNS, LANES, Left, Panel, ROWS, Tile};
+use avx512::{COLUMNS, LANES, Left, Panel, ROWS, Right, Tile};
 
 /// Most of the summed dimension that a panel holds: a panel of B fits in the first-level cache.
 const DEPTH: usize = 512;
@@ -242,8 +242,17 @@ impl Group {
                 let add = self.write == Write::Add || block > 0;
                 let right = &packed[(index * self.panels() + first_panel) * self.panel_len()..];
                 let right = right.chunks_exact(self.panel_len());
+                // Each panel of A asks for its share of the panel of B that comes next.
+                let share = COLUMNS.div_ceil(panels);
                 for (right, column) in right.zip((0..columns).step_by(COLUMNS)) {
-                    for rows in (0..panels).map(rows_of) {
+                    let next = right.as_ptr().wrapping_add(self.panel_len());
+                    for (panel, rows) in (0..panels).map(rows_of).enumerate() {
+                        let right = Right {
+                            start: right.as_ptr(),
+                            depth,
+                            ahead: next.wrapping_add(panel * share * depth),
+                            ahead_stride: share,
+                        };
                         let width = COLUMNS.min(columns - column);
                         let mut window = destination.window(rows.clone(), column..column + width);
                         let tile = Tile {
@@ -265,7 +274,7 @@ impl Group {
                         };
                         // SAFETY: the rows and the panel are `depth` deep, the window is the
                         // tile's, and `product` has looked at the processor.
-                        unsafe { avx512::multiply(left, depth, right.as_ptr(), tile) };
+                        unsafe { avx512::multiply(left, right, tile) };
                     }
                 }
             }
