@@ -220,6 +220,12 @@ impl Problems {
         }
     }
 
+    fn at_most<T: Copy + PartialOrd + Display>(&mut self, key: &str, value: T, most: T) {
+        if value > most {
+            self.add(key, &format!("must be at most {most}, found {value}"));
+        }
+    }
+
     fn positive(&mut self, key: &str, value: f64) {
         if !(value > 0.0 && value.is_finite()) {
             self.add(

@@ -8,6 +8,10 @@ use rustix::mm::Advice;
 /// a good part of its time on address translation.
 const WORTH_IT: usize = 2 * 1024 * 1024;
 
+/// What addresses are rounded to: every size of page that a system may have divides it. Not asked of
+/// the system, whose answer may need an allocation: the allocator calls this.
+const PAGE: usize = 64 * 1024;
+
 /// Asks for large pages in `bytes` from `first`. They are still given out only when touched. What
 /// the system does with the wish is its own affair.
 ///
@@ -15,7 +19,7 @@ const WORTH_IT: usize = 2 * 1024 * 1024;
 ///
 /// The bytes are part of one mapping or allocation of the caller's.
 pub(crate) unsafe fn prefer_large(first: NonNull<u8>, bytes: usize) {
-    let page = rustix::param::page_size();
+    let page = PAGE;
     let skipped = first.align_offset(page);
     if bytes < WORTH_IT || skipped > bytes {
         return;

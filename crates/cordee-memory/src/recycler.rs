@@ -92,7 +92,14 @@ impl Recycler {
             return (block.start, false);
         }
         state.make_room(bytes);
-        let start = map(bytes);
+        let mut start = map(bytes);
+        if start.is_null() && state.kept > 0 {
+            // The system has no more: not while others lie idle here.
+            while state.kept > 0 {
+                unmap(state.take_out(0));
+            }
+            start = map(bytes);
+        }
         if !start.is_null() {
             state.used(bytes);
         }
@@ -168,9 +175,13 @@ fn unmap(block: Block) {
     let _ = unsafe { munmap(block.start.cast(), block.bytes) };
 }
 
+/// The smallest page there is. Not asked of the system: the answer may need an allocation, and this
+/// is where allocations are made.
+const PAGE: usize = 4096;
+
 /// What is asked of the system for `layout`, if it is a large block.
 fn large(layout: Layout) -> Option<usize> {
-    let aligned = layout.align() <= rustix::param::page_size();
+    let aligned = layout.align() <= PAGE;
     (layout.size() >= LARGE && aligned).then(|| layout.size().next_multiple_of(GRAIN))
 }
 
@@ -203,6 +214,25 @@ unsafe impl GlobalAlloc for Recycler {
             Some(bytes) => self.state().keep(Block { start, bytes }),
             // SAFETY: as of this function.
             None => unsafe { System.dealloc(start, layout) },
+        }
+    }
+
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller promises that `size` is above 0 and makes a layout.
+        let new = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        match (large(layout), large(new)) {
+            // SAFETY: as of this function; the system's before and after.
+            (None, None) => unsafe { System.realloc(start, layout, size) },
+            (Some(before), Some(after)) if before == after => start,
+            // SAFETY: a new block, to which what both have room for is copied; then the old one goes.
+            _ => unsafe {
+                let moved = self.alloc(new);
+                if !moved.is_null() {
+                    moved.copy_from_nonoverlapping(start, layout.size().min(size));
+                    self.dealloc(start, layout);
+                }
+                moved
+            },
         }
     }
 }
@@ -260,6 +290,28 @@ mod tests {
             }
             // Of all those sizes, the slack has room for a few of the last.
             assert!(held(&recycler).1 > Recycler::SLACK / 2);
+        }
+    }
+
+    #[test]
+    fn a_block_that_grows_keeps_what_it_holds() {
+        let recycler = Recycler::new();
+        // SAFETY: as above.
+        unsafe {
+            let mut sizes = [1000, 2000, LARGE, LARGE + 1, LARGE + GRAIN, 3 * LARGE, 100].iter();
+            let mut size = *sizes.next().unwrap();
+            let mut block = recycler.alloc(layout(size));
+            block.write_bytes(7, 100);
+            for &next in sizes {
+                let moved = recycler.realloc(block, layout(size), next);
+                if (size, next) == (LARGE + 1, LARGE + GRAIN) {
+                    assert_eq!(moved, block, "there was room");
+                }
+                (block, size) = (moved, next);
+                assert!((0..100).all(|byte| block.add(byte).read() == 7));
+            }
+            recycler.dealloc(block, layout(size));
+            assert_eq!(held(&recycler).0, 0);
         }
     }
 

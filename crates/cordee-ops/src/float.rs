@@ -139,7 +139,12 @@ fn exp_f32(x: f32) -> f32 {
         sum = sum * r + coefficient;
     }
     let power = sum * r * r + r + 1.0;
-    f32::from_bits(power.to_bits().wrapping_add(shifted.to_bits() << 23))
+    // A NaN has none to scale: which bits it carries is not for arithmetic.
+    if power.is_nan() {
+        power
+    } else {
+        f32::from_bits(power.to_bits().wrapping_add(shifted.to_bits() << 23))
+    }
 }
 
 /// What the tail's argument is scaled by.
@@ -210,7 +215,15 @@ mod tests {
 
     #[test]
     fn exp_of_the_extremes() {
-        assert!(exp_f32(f32::NAN).is_nan());
+        for bits in [
+            f32::NAN.to_bits(),
+            0x7fc0_0001,
+            0x7fff_ffff,
+            0xffff_ffff,
+            0x7f80_0001,
+        ] {
+            assert!(exp_f32(f32::from_bits(bits)).is_nan(), "{bits:x}");
+        }
         assert_eq!(exp_f32(0.0).to_bits(), 1.0_f32.to_bits());
         assert!((0.0..1.2e-38).contains(&exp_f32(f32::NEG_INFINITY)));
         assert!(exp_f32(1000.0) > 3.3e38 && exp_f32(1000.0).is_finite());

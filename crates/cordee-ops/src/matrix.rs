@@ -154,6 +154,11 @@ impl<'a, T: Float> MatrixMut<'a, T> {
         [self.rows, self.columns]
     }
 
+    /// The first element.
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
+        self.start
+    }
+
     /// Elements from one row to the next.
     pub(crate) fn row_stride(&self) -> usize {
         self.row_stride
@@ -225,8 +230,8 @@ impl<'a, T: Float> MatrixMut<'a, T> {
 )]
 pub(crate) fn unwritten<T: Float>(len: usize) -> Vec<T> {
     let mut values = Vec::with_capacity(len);
-    // SAFETY: `len` numbers fit. `T` is f32 or f64, of which any bits are a value, and callers
-    // write before they read, as they promise.
+    // SAFETY: `len` numbers fit, nothing of theirs is dropped, and callers write each before anybody
+    // reads it, as they promise.
     unsafe { values.set_len(len) };
     values
 }

@@ -115,9 +115,10 @@ impl TrainError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Diverged { .. } => ExitCode::Diverged,
-            Self::ForeignCheckpoint { .. } | Self::NothingTrained { .. } | Self::Trace { .. } => {
-                ExitCode::Usage
-            }
+            Self::ForeignCheckpoint { .. }
+            | Self::NothingTrained { .. }
+            | Self::Trace { .. }
+            | Self::Model(ModelError::Weights { .. } | ModelError::File { .. }) => ExitCode::Usage,
             Self::NoRoom { .. } | Self::Memory(_) | Self::Model(ModelError::Memory(_)) => {
                 ExitCode::Environment
             }

@@ -13,6 +13,9 @@ use fs_err as fs;
 
 use crate::failure::Failure;
 
+/// A tokenizer, in a run directory as in one of Hugging Face's.
+pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
+
 /// The folder in which runs are made when no directory is named.
 const RUNS: &str = "runs";
 
@@ -21,7 +24,7 @@ const BEFORE_RUN: [&str; 9] = [
     LOCK,
     "logs",
     "checkpoints",
-    "tokenizer.json",
+    TOKENIZER_FILE,
     "tokenizer_config.json",
     "config.source.toml",
     "overrides.txt",
@@ -46,7 +49,7 @@ impl RunDir {
     }
 
     pub(crate) fn tokenizer(&self) -> PathBuf {
-        self.0.join("tokenizer.json")
+        self.0.join(TOKENIZER_FILE)
     }
 
     /// What is known of the tokenizer beside its file.

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{HuggingFaceError, refuse::refuse, rope::Rope};
-use crate::schema::{Gelu, ModelConfig, ModelFamily};
+use crate::schema::{Gelu, LARGEST_EXTENT, ModelConfig, ModelFamily};
 
 type Result<T> = std::result::Result<T, HuggingFaceError>;
 
@@ -33,16 +33,16 @@ fn family(json: Json<'_>) -> Result<ModelFamily> {
 }
 
 fn gpt2(json: Json<'_>) -> Result<ModelConfig> {
-    let dim = json.needed_size("n_embd")?;
-    let heads = json.needed_size("n_head")?;
-    let ffn = json.size("n_inner")?.unwrap_or(4 * dim);
+    let dim = json.needed_extent("n_embd")?;
+    let heads = json.needed_extent("n_head")?;
+    let ffn = json.extent("n_inner")?.unwrap_or(4 * dim);
     let gelu = match json.word("activation_function")?.unwrap_or("gelu_new") {
         "gelu" => Gelu::Exact,
         _ => Gelu::Tanh,
     };
     Ok(ModelConfig {
         family: ModelFamily::Gpt2,
-        vocab_size: Some(json.needed_size("vocab_size")?),
+        vocab_size: Some(json.needed_extent("vocab_size")?),
         kv_heads: Some(heads),
         head_dim: Some(dim.checked_div(heads).unwrap_or(0)),
         max_positions: Some(json.size("n_positions")?.unwrap_or(1024)),
@@ -50,18 +50,18 @@ fn gpt2(json: Json<'_>) -> Result<ModelConfig> {
         norm_eps: json.number("layer_norm_epsilon")?.unwrap_or(1e-5),
         tie_embeddings: json.truth("tie_word_embeddings")?.unwrap_or(true),
         init_std: json.number("initializer_range")?.unwrap_or(0.02),
-        ..ModelConfig::llama(dim, json.needed_size("n_layer")?, heads, ffn)
+        ..ModelConfig::llama(dim, json.needed_extent("n_layer")?, heads, ffn)
     })
 }
 
 /// The families whose keys go by Llama's names.
 fn decoder(json: Json<'_>, family: ModelFamily) -> Result<ModelConfig> {
-    let dim = json.needed_size("hidden_size")?;
-    let layers = json.needed_size("num_hidden_layers")?;
-    let heads = json.needed_size("num_attention_heads")?;
-    let ffn = json.needed_size("intermediate_size")?;
+    let dim = json.needed_extent("hidden_size")?;
+    let layers = json.needed_extent("num_hidden_layers")?;
+    let heads = json.needed_extent("num_attention_heads")?;
+    let ffn = json.needed_extent("intermediate_size")?;
     let gemma = family == ModelFamily::Gemma3;
-    let head_dim = match (json.size("head_dim")?, family) {
+    let head_dim = match (json.extent("head_dim")?, family) {
         (Some(size), _) => size,
         (None, ModelFamily::Qwen3) => 128,
         (None, ModelFamily::Gemma3) => 256,
@@ -75,8 +75,8 @@ fn decoder(json: Json<'_>, family: ModelFamily) -> Result<ModelConfig> {
     };
     Ok(ModelConfig {
         family,
-        vocab_size: Some(json.needed_size("vocab_size")?),
-        kv_heads: Some(json.size("num_key_value_heads")?.unwrap_or(heads)),
+        vocab_size: Some(json.needed_extent("vocab_size")?),
+        kv_heads: Some(json.extent("num_key_value_heads")?.unwrap_or(heads)),
         head_dim: Some(head_dim),
         max_positions: Some(json.needed_size("max_position_embeddings")?),
         rope_theta: rope.theta,
@@ -195,6 +195,23 @@ impl<'a> Json<'a> {
             value.as_u64().or_else(float).map(|size| size as usize)
         };
         self.typed(key, "a non-negative integer", whole)
+    }
+
+    /// A size of the architecture. Far beyond any model lies what would only exhaust the memory.
+    pub(super) fn extent(self, key: &str) -> Result<Option<usize>> {
+        match self.size(key)? {
+            Some(size) if !(1..=LARGEST_EXTENT).contains(&size) => Err(HuggingFaceError::Type {
+                key: key.to_owned(),
+                expects: "from 1 to 1048576",
+                found: size.to_string(),
+            }),
+            size => Ok(size),
+        }
+    }
+
+    pub(super) fn needed_extent(self, key: &str) -> Result<usize> {
+        self.extent(key)?
+            .ok_or_else(|| HuggingFaceError::Missing(key.to_owned()))
     }
 
     pub(super) fn needed_size(self, key: &str) -> Result<usize> {

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::describe::{choice, section};
 
+/// The most that a width or a number of blocks, heads or tokens of a model may be: far beyond any model, and
+/// below what would only exhaust the memory before anybody could say why.
+pub const LARGEST_EXTENT: usize = 1 << 20;
+
 section! {
     /// `[model]`: a decoder, by its shape, or as a Hugging Face directory describes it (`init_from`).
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

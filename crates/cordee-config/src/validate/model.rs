@@ -1,16 +1,24 @@
 //! Whether the keys of `[model]` make sense together, and for the family they are given for.
 
 use super::Problems;
-use crate::schema::{DataConfig, Gelu, ModelConfig, ModelFamily, RopeScaling, RopeScalingKind};
+use crate::schema::{
+    DataConfig, Gelu, LARGEST_EXTENT, ModelConfig, ModelFamily, RopeScaling, RopeScalingKind,
+};
 
 impl Problems {
     pub(super) fn model(&mut self, model: &ModelConfig, data: &DataConfig) {
-        self.at_least("model.dim", model.dim, 1);
-        self.at_least("model.layers", model.layers, 1);
-        self.at_least("model.heads", model.heads, 1);
-        self.at_least("model.ffn", model.ffn, 1);
-        if let Some(size) = model.vocab_size {
-            self.at_least("model.vocab_size", size, 1);
+        let extents = [
+            ("model.dim", Some(model.dim)),
+            ("model.layers", Some(model.layers)),
+            ("model.heads", Some(model.heads)),
+            ("model.ffn", Some(model.ffn)),
+            ("model.vocab_size", model.vocab_size),
+        ];
+        for (key, extent) in extents {
+            if let Some(extent) = extent {
+                self.at_least(key, extent, 1);
+                self.at_most(key, extent, LARGEST_EXTENT);
+            }
         }
         self.positive("model.rope_theta", model.rope_theta);
         self.positive("model.norm_eps", model.norm_eps);

@@ -6,6 +6,7 @@ use std::{
 };
 
 use cordee_memory::{Buffer, Layout, ViewMut};
+use cordee_ops::gradient_norm;
 use rayon::prelude::*;
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
@@ -34,12 +35,16 @@ pub fn load(
         .iter()
         .map(|path| TensorFile::open(path))
         .collect::<Result<Vec<_>, _>>()?;
-    let found = by_parameter(&files, model);
+    let (found, twice) = by_parameter(&files, model);
     let mismatch = |problems: Vec<String>| ModelError::Weights {
         directory: directory.to_owned(),
         problems,
     };
-    let problems = problems(&found, model);
+    let problems = if twice.is_empty() {
+        problems(&found, model)
+    } else {
+        twice
+    };
     if !problems.is_empty() {
         return Err(mismatch(problems));
     }
@@ -63,6 +68,10 @@ pub fn load(
             }
         })
     })?;
+    let broken = not_finite(buffer, layout)?;
+    if !broken.is_empty() {
+        return Err(mismatch(broken));
+    }
     let tied = found.get(OUTPUT_NAME).filter(|_| model.head.tied());
     if let Some((file, info)) = tied {
         let table = buffer.slot_view(layout.slot(0))?;
@@ -84,6 +93,21 @@ pub fn load(
         }
     }
     Ok(())
+}
+
+/// A sentence for each tensor with an element that is infinite or no number.
+fn not_finite(buffer: &Buffer, layout: &Layout) -> Result<Vec<String>, ModelError> {
+    let mut problems = Vec::new();
+    for slot in layout.slots() {
+        if let Some(element) = gradient_norm::first_non_finite(buffer.slot_view(slot)?)? {
+            let name = slot.name();
+            problems.push(format!(
+                "element {element} of `{name}` is not a finite number"
+            ));
+        }
+    }
+    problems.truncate(NAMED);
+    Ok(problems)
 }
 
 /// The directory's files of tensors.
@@ -125,7 +149,7 @@ type Found<'f> = HashMap<String, (&'f TensorFile, &'f TensorInfo)>;
 
 /// The tensors of all files by the names of parameters: some files leave out the name of the part
 /// that all parameters but the output matrix belong to.
-fn by_parameter<'f>(files: &'f [TensorFile], model: &Model) -> Found<'f> {
+fn by_parameter<'f>(files: &'f [TensorFile], model: &Model) -> (Found<'f>, Vec<String>) {
     let names: BTreeSet<&str> = model
         .parameters()
         .iter()
@@ -133,16 +157,18 @@ fn by_parameter<'f>(files: &'f [TensorFile], model: &Model) -> Found<'f> {
         .collect();
     let first = &model.parameters()[0].name;
     let part = first.split_once('.').map_or("", |(part, _)| part);
-    let mut found = Found::new();
+    let (mut found, mut twice) = (Found::new(), Vec::new());
     for file in files {
         for (name, info) in &file.tensors {
             let whole = format!("{part}.{name}");
             let known = names.contains(whole.as_str());
             let name = if known { whole } else { name.clone() };
-            found.insert(name, (file, info));
+            if found.insert(name.clone(), (file, info)).is_some() {
+                twice.push(format!("`{name}` is there twice"));
+            }
         }
     }
-    found
+    (found, twice)
 }
 
 /// What is missing, what has another shape, and what is there and should not be.

@@ -72,7 +72,7 @@ impl<'a, T: Float> Head<'a, T> {
         )
     }
 
-    /// Ranges of tokens; they depend on the vocabulary only.
+    /// Ranges of tokens; they depend on their number and on the vocabulary.
     fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<T> {
         let tokens = self.tokens();
         let size = chunk_tokens(tokens, self.vocab());

@@ -138,7 +138,7 @@ unsafe fn multiply_rows<const R: usize, const V: usize, const ROWS_CONTIGUOUS: b
                     *sum = _mm512_fmadd_ps(a, columns, *sum);
                 }
             }
-            a = a.add(if ROWS_CONTIGUOUS { 1 } else { left.stride });
+            a = a.wrapping_add(if ROWS_CONTIGUOUS { 1 } else { left.stride });
             b = b.add(COLUMNS);
         }
     }

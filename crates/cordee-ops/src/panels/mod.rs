@@ -256,7 +256,7 @@ impl Group {
                         let width = COLUMNS.min(columns - column);
                         let mut window = destination.window(rows.clone(), column..column + width);
                         let tile = Tile {
-                            start: window.row(0).as_mut_ptr(),
+                            start: window.as_mut_ptr(),
                             row_stride: window.row_stride(),
                             columns: width,
                             add,
@@ -339,7 +339,7 @@ fn pack_right(right: Matrix<'_, f32>, packed: &mut MatrixMut<'_, f32>) {
                 Panel::new(first, count, panel * packed.row_stride(), COLUMNS)
             })
             .collect();
-        let destination = packed.row(0).as_mut_ptr();
+        let destination = packed.as_mut_ptr();
         // SAFETY: `depth` rows of the matrix, into as many rows of panels that are this matrix's.
         unsafe { avx512::copy_rows(start, stride, depth, &panels, destination) };
     } else {

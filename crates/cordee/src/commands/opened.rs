@@ -10,10 +10,11 @@ use cordee_model::{Model, weights};
 use cordee_protocol::ExitCode;
 
 use super::checkpoint::valid_checkpoint;
-use crate::{devices::default_workers, failure::Failure, run_dir::RunDir};
-
-/// The file of a tokenizer in a Hugging Face directory.
-const TOKENIZER_FILE: &str = "tokenizer.json";
+use crate::{
+    devices::default_workers,
+    failure::Failure,
+    run_dir::{RunDir, TOKENIZER_FILE},
+};
 
 /// A model with its weights and its tokenizer.
 pub(crate) struct Opened {
@@ -75,7 +76,7 @@ impl Opened {
         let model = Model::new(&config, tokenizer.vocab_size(), positions).map_err(failed)?;
         let layout = model.layout(DType::F32).map_err(failed)?;
         let mut parameters = Buffer::zeroed(DType::F32, layout.len()).map_err(failed)?;
-        weights::load(directory, &model, &layout, &mut parameters).map_err(failed)?;
+        weights::load(directory, &model, &layout, &mut parameters).map_err(Failure::usage)?;
         Ok(Self {
             config,
             tokenizer,

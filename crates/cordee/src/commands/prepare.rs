@@ -7,7 +7,7 @@ use cordee_config::Plan;
 use cordee_data::{Corpus, DataError, Loader, Packed, PrepareSpec, Source, Stage, prepare};
 use cordee_protocol::ExitCode;
 
-use crate::{console::Console, failure::Failure};
+use crate::{console::Console, failure::Failure, run_dir::TOKENIZER_FILE};
 
 /// Tokenises what the plan names, or finds it in the cache.
 pub(crate) fn prepare_data(plan: &Plan, console: &mut Console) -> Result<Corpus, Failure> {
@@ -21,6 +21,14 @@ pub(crate) fn prepare_data(plan: &Plan, console: &mut Console) -> Result<Corpus,
     {
         return Err(Failure::usage(error)
             .with_hint("data.tokenizer names a tokenizer.json, or the directory that holds one"));
+    }
+    if let (Some(weights), None) = (&plan.config.model.init_from, &data.tokenizer)
+        && !weights.join(TOKENIZER_FILE).exists()
+    {
+        // A vocabulary made here would give the weights' tokens other meanings.
+        let error = anyhow!("{} has weights but no {TOKENIZER_FILE}", weights.display());
+        return Err(Failure::usage(error)
+            .with_hint("set data.tokenizer to the tokenizer that the weights were trained with"));
     }
     let corpus = prepare(&PrepareSpec::from(&plan.config), &cache, &mut |stage| {
         show(&stage, console);
