@@ -6,6 +6,8 @@ use crate::fixture::Fixture;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../cordee-train/tests/golden");
 
+const TOKENIZER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/stories260k");
+
 /// Config with a model as its `config.json` says, over the little text of the fixture.
 fn config(fixture: &Fixture, family: &str) {
     let tiny = std::fs::read_to_string(fixture.path("tiny.toml")).unwrap();
@@ -19,6 +21,11 @@ fn config(fixture: &Fixture, family: &str) {
 fn a_run_begins_from_the_weights_of_a_directory() {
     let fixture = Fixture::new();
     config(&fixture, "qwen3");
+    fixture
+        .train("none", &["--max-steps", "1"])
+        .expect(2)
+        .says(&["qwen3 has weights but no tokenizer.json", "data.tokenizer"]);
+    let tokenizer = format!("data.tokenizer={TOKENIZER:?}");
     // A rate too small to change a weight: what is saved is what was loaded, whatever the seed.
     for seed in ["1", "2"] {
         fixture
@@ -31,6 +38,8 @@ fn a_run_begins_from_the_weights_of_a_directory() {
                     seed,
                     "--set",
                     "optimizer.lr=1e-30",
+                    "--set",
+                    &tokenizer,
                 ],
             )
             .expect(0)
@@ -44,7 +53,7 @@ fn a_run_begins_from_the_weights_of_a_directory() {
     assert_eq!(weights("1"), weights("2"));
     assert!(weights("1").len() > 30, "{:?}", weights("1"));
     fixture
-        .train("1", &["--max-steps", "2", "--resume"])
+        .train("1", &["--max-steps", "2", "--resume", "--set", &tokenizer])
         .expect(0)
         .says(&["resumed after step 1"]);
 }
