@@ -105,6 +105,7 @@ impl Call {
                 match place.dtype {
                     DType::F32 => 1,
                     DType::F64 => 2,
+                    DType::Bf16 => 3,
                 },
                 place.range.clone(),
                 place.allocation.map_or(0, |index| index as u64 + 1),
@@ -131,6 +132,7 @@ impl Call {
             0 => None,
             1 => Some(DType::F32),
             2 => Some(DType::F64),
+            3 => Some(DType::Bf16),
             _ => return None,
         };
         let one_less = |number: u64| number.checked_sub(1).map(|number| number as usize);

@@ -193,6 +193,11 @@ impl SharedMemoryGroup {
                     world_size,
                 });
             }
+            buffer.pointer().map_err(|source| CommError::Memory {
+                rank,
+                call: Box::new(call.clone()),
+                source,
+            })?;
             work(group, call, buffer)
         })
     }
@@ -378,7 +383,8 @@ impl Peers {
     /// at the same offset of another memory.
     fn allocation_of(&self, buffer: &Buffer) -> Option<usize> {
         self.allocations.iter().position(|allocation| {
-            allocation.copy(self.meeting.rank()) == buffer.pointer().as_ptr()
+            let own = allocation.copy(self.meeting.rank());
+            buffer.pointer().is_ok_and(|start| start.as_ptr() == own)
         })
     }
 }

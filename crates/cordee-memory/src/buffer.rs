@@ -3,9 +3,13 @@
 use std::{ops::Range, ptr::NonNull, sync::Arc};
 
 use crate::{
-    ALIGNMENT, DType, Element, MemoryError, Result, SharedMapping, Slot, View, ViewMut,
+    ALIGNMENT, DType, DeviceMemory, DeviceRange, Element, MemoryError, Result, SharedMapping, Slot,
+    View, ViewMut,
     heap::HeapMemory,
+    view::{Bytes, BytesMut, NOT_ON_HOST},
 };
+
+const ON_HOST: &str = "memory that is not a device's is the host's";
 
 /// Who keeps a buffer's memory alive.
 #[derive(Debug)]
@@ -15,10 +19,11 @@ enum Memory {
         mapping: Arc<SharedMapping>,
         offset: usize,
     },
+    Device(Box<dyn DeviceMemory>),
 }
 
-/// Flat memory of `len` elements, zeroed when made, aligned to [`ALIGNMENT`]: on the heap, or a
-/// piece of memory that the ranks of a machine share.
+/// Flat memory of `len` elements, zeroed when made, aligned to [`ALIGNMENT`]: on the heap, a piece of
+/// memory that the ranks of a machine share, or memory of a device.
 ///
 /// # Shared memory
 ///
@@ -75,6 +80,55 @@ impl Buffer {
         Ok(Self { memory, dtype, len })
     }
 
+    /// `len` zeros in `memory` of a device, which has room for them.
+    pub fn on_device(memory: Box<dyn DeviceMemory>, dtype: DType, len: usize) -> Result<Self> {
+        let bytes = byte_size(dtype, len)?;
+        memory.fill_zero(0..bytes)?;
+        Ok(Self {
+            memory: Memory::Device(memory),
+            dtype,
+            len,
+        })
+    }
+
+    /// A copy on the heap.
+    pub fn to_host(&self) -> Result<Self> {
+        let mut copy = Self::zeroed(self.dtype, self.len)?;
+        match self.bytes_of_all() {
+            Bytes::Host(bytes) => copy.as_mut_bytes()?.copy_from_slice(bytes),
+            Bytes::Device(range) => range.read(copy.as_mut_bytes()?)?,
+        }
+        Ok(copy)
+    }
+
+    /// Takes over the elements of `source`, a buffer of the host of the same type and length.
+    pub fn copy_from_host(&mut self, source: &Self) -> Result<()> {
+        if source.dtype != self.dtype {
+            let (expected, found) = (self.dtype, source.dtype);
+            return Err(MemoryError::DType { expected, found });
+        }
+        if source.len != self.len {
+            let range = 0..source.len;
+            return Err(MemoryError::Range {
+                range,
+                len: self.len,
+            });
+        }
+        let bytes = source.as_bytes()?;
+        match &self.memory {
+            Memory::Device(memory) => memory.write(0, bytes),
+            _ => {
+                self.as_mut_bytes()?.copy_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the memory is a device's.
+    pub fn is_on_device(&self) -> bool {
+        matches!(self.memory, Memory::Device(_))
+    }
+
     /// Type of the elements.
     pub fn dtype(&self) -> DType {
         self.dtype
@@ -94,7 +148,7 @@ impl Buffer {
     /// shared memory; `None` on the heap.
     pub fn shared_offset(&self) -> Option<usize> {
         match &self.memory {
-            Memory::Heap(_) => None,
+            Memory::Heap(_) | Memory::Device(_) => None,
             Memory::Shared { mapping, offset } => Some(mapping.file_offset() + offset),
         }
     }
@@ -110,38 +164,58 @@ impl Buffer {
         self.view_mut(0..len, &[len])?.into_mut_slice()
     }
 
-    /// The elements as bytes of this machine.
-    pub fn as_bytes(&self) -> &[u8] {
+    /// The elements, which are the host's, as bytes of this machine.
+    pub fn as_bytes(&self) -> Result<&[u8]> {
+        let start = self.pointer()?;
         // SAFETY: the memory is valid for that many bytes, initialised (zeroed when made, and any
         // bits are valid), and lives as long as the borrow; writes need `&mut self`, also those
         // of other processes (contract of `in_shared`).
-        unsafe { std::slice::from_raw_parts(self.pointer().as_ptr(), self.bytes()) }
+        Ok(unsafe { std::slice::from_raw_parts(start.as_ptr(), self.bytes()) })
     }
 
-    /// The elements as bytes of this machine, to write. Any bits are valid elements.
-    pub fn as_mut_bytes(&mut self) -> &mut [u8] {
-        let bytes = self.bytes();
+    /// The elements, which are the host's, as bytes of this machine, to write. Any bits are valid
+    /// elements.
+    pub fn as_mut_bytes(&mut self) -> Result<&mut [u8]> {
+        let (start, bytes) = (self.pointer()?, self.bytes());
         // SAFETY: as in `as_bytes`, and `&mut self` makes this the only borrow: the memory is
         // reached through this buffer alone (ownership on the heap, contract of `in_shared`).
-        unsafe { std::slice::from_raw_parts_mut(self.pointer().as_ptr(), bytes) }
+        Ok(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), bytes) })
+    }
+
+    fn bytes_of_all(&self) -> Bytes<'_> {
+        match &self.memory {
+            Memory::Device(memory) => Bytes::Device(DeviceRange::new(&**memory, 0, self.bytes())),
+            _ => Bytes::Host(self.as_bytes().expect(ON_HOST)),
+        }
+    }
+
+    fn bytes_of_all_mut(&mut self) -> BytesMut<'_> {
+        if self.is_on_device() {
+            let Bytes::Device(range) = self.bytes_of_all() else {
+                unreachable!("a device's memory is a range of it");
+            };
+            return BytesMut::Device(range);
+        }
+        BytesMut::Host(self.as_mut_bytes().expect(ON_HOST))
     }
 
     /// Sets every element to zero, padding included.
-    pub fn fill_zero(&mut self) {
-        self.as_mut_bytes().fill(0);
+    pub fn fill_zero(&mut self) -> Result<()> {
+        let len = self.len;
+        self.view_mut(0..len, &[len])?.fill_zero()
     }
 
     /// The elements of `range` as a tensor of `shape`.
     pub fn view(&self, range: Range<usize>, shape: &[usize]) -> Result<View<'_>> {
         let bytes = self.byte_range(range)?;
-        View::from_bytes(&self.as_bytes()[bytes], self.dtype, shape)
+        View::from_bytes(self.bytes_of_all().part(bytes), self.dtype, shape)
     }
 
     /// The elements of `range` as a tensor of `shape`, to write.
     pub fn view_mut(&mut self, range: Range<usize>, shape: &[usize]) -> Result<ViewMut<'_>> {
         let bytes = self.byte_range(range)?;
         let dtype = self.dtype;
-        ViewMut::from_bytes(&mut self.as_mut_bytes()[bytes], dtype, shape)
+        ViewMut::from_bytes(self.bytes_of_all_mut().part(bytes), dtype, shape)
     }
 
     /// The tensor that lies at `slot`.
@@ -175,10 +249,10 @@ impl Buffer {
             }
         }
         let mut views = Vec::with_capacity(wanted.len());
-        let (mut rest, mut rest_start) = (self.as_mut_bytes(), 0);
+        let (mut rest, mut rest_start) = (self.bytes_of_all_mut(), 0);
         for (position, slot, bytes) in wanted {
-            let (taken, after) = rest.split_at_mut(bytes.end - rest_start);
-            let taken = &mut taken[bytes.start - rest_start..];
+            let (taken, after) = rest.split(bytes.end - rest_start);
+            let (_, taken) = taken.split(bytes.start - rest_start);
             (rest, rest_start) = (after, bytes.end);
             views.push((position, ViewMut::from_bytes(taken, dtype, slot.shape())?));
         }
@@ -186,15 +260,17 @@ impl Buffer {
         Ok(views.into_iter().map(|(_, view)| view).collect())
     }
 
-    /// First byte of the memory. For those who let other processes read it (collectives); it is
-    /// aligned to [`ALIGNMENT`] and valid for all elements while the buffer lives.
-    pub fn pointer(&self) -> NonNull<u8> {
+    /// First byte of the memory, which is the host's. For those who let other processes read it
+    /// (collectives); it is aligned to [`ALIGNMENT`] and valid for all elements while the buffer
+    /// lives.
+    pub fn pointer(&self) -> Result<NonNull<u8>> {
         match &self.memory {
-            Memory::Heap(memory) => memory.pointer(),
+            Memory::Heap(memory) => Ok(memory.pointer()),
             Memory::Shared { mapping, offset } => {
                 // SAFETY: `in_shared` checked that the buffer ends inside the mapping.
-                unsafe { mapping.pointer().add(*offset) }
+                Ok(unsafe { mapping.pointer().add(*offset) })
             }
+            Memory::Device(_) => Err(NOT_ON_HOST),
         }
     }
 

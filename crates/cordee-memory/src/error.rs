@@ -85,6 +85,24 @@ pub enum MemoryError {
         /// How that was seen.
         reason: &'static str,
     },
+    /// Memory of a device was asked for a slice, or memory of the host for an address on a device.
+    #[error("the memory is {found}, and has to be {expected} for this")]
+    Place {
+        /// Where it is.
+        found: &'static str,
+        /// Where it has to be.
+        expected: &'static str,
+    },
+    /// A device refused.
+    #[error("{action} of {bytes} bytes on the device: {why}")]
+    Device {
+        /// What was asked of it.
+        action: &'static str,
+        /// Bytes it was about.
+        bytes: usize,
+        /// Its answer.
+        why: String,
+    },
     /// The system refused.
     #[error("{call} on shared memory, {bytes} bytes: {source}")]
     System {

@@ -2,11 +2,13 @@
 //!
 //! Parameters, gradients, moments and master weights live in a [`Buffer`] each, made once and
 //! laid out by a [`Layout`]; whoever computes sees a [`View`] or [`ViewMut`]. A buffer lies on the
-//! heap or in a [`SharedMapping`], memory that the ranks of one machine have in common.
+//! heap, in a [`SharedMapping`], memory that the ranks of one machine have in common, or on a device,
+//! whose memory ([`DeviceMemory`]) somebody else provides.
 //!
 //! This crate knows no tensors' meaning, no collectives and no device library.
 
 mod buffer;
+mod device;
 mod dtype;
 mod error;
 mod heap;
@@ -17,6 +19,7 @@ mod shared;
 mod view;
 
 pub use buffer::Buffer;
+pub use device::{DeviceMemory, DeviceRange};
 pub use dtype::{DType, Element};
 pub use error::MemoryError;
 pub use layout::{Layout, Slot};

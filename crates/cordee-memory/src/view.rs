@@ -1,9 +1,8 @@
-//! Typed windows into a buffer. What they point at stays hidden: memory of a device will be
-//! another kind behind the same types.
+//! Typed windows into a buffer, on the host or on a device.
 
 use std::ops::Range;
 
-use crate::{DType, Element, MemoryError, Result};
+use crate::{DType, DeviceRange, Element, MemoryError, Result};
 
 /// Most dimensions of a view; no weight of a transformer has more.
 pub const MAX_DIMENSIONS: usize = 4;
@@ -73,10 +72,95 @@ fn expect_dtype<T: Element>(found: DType) -> Result<()> {
     }
 }
 
+/// A slice was asked of a device's memory.
+pub(crate) const NOT_ON_HOST: MemoryError = MemoryError::Place {
+    found: "on a device",
+    expected: "the host's",
+};
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bytes<'a> {
+    Host(&'a [u8]),
+    Device(DeviceRange<'a>),
+}
+
+#[derive(Debug)]
+pub(crate) enum BytesMut<'a> {
+    Host(&'a mut [u8]),
+    Device(DeviceRange<'a>),
+}
+
+impl<'a> Bytes<'a> {
+    fn len(self) -> usize {
+        match self {
+            Self::Host(bytes) => bytes.len(),
+            Self::Device(range) => range.len(),
+        }
+    }
+
+    fn host(self) -> Result<&'a [u8]> {
+        match self {
+            Self::Host(bytes) => Ok(bytes),
+            Self::Device(_) => Err(NOT_ON_HOST),
+        }
+    }
+
+    pub(crate) fn part(self, bytes: Range<usize>) -> Self {
+        match self {
+            Self::Host(all) => Self::Host(&all[bytes]),
+            Self::Device(all) => Self::Device(all.part(bytes)),
+        }
+    }
+}
+
+impl<'a> BytesMut<'a> {
+    fn as_bytes(&self) -> Bytes<'_> {
+        match self {
+            Self::Host(bytes) => Bytes::Host(bytes),
+            Self::Device(range) => Bytes::Device(*range),
+        }
+    }
+
+    fn host(self) -> Result<&'a mut [u8]> {
+        match self {
+            Self::Host(bytes) => Ok(bytes),
+            Self::Device(_) => Err(NOT_ON_HOST),
+        }
+    }
+
+    fn reborrow(&mut self) -> BytesMut<'_> {
+        match self {
+            Self::Host(bytes) => BytesMut::Host(bytes),
+            Self::Device(range) => BytesMut::Device(*range),
+        }
+    }
+
+    pub(crate) fn part(self, bytes: Range<usize>) -> Self {
+        match self {
+            Self::Host(all) => Self::Host(&mut all[bytes]),
+            Self::Device(all) => Self::Device(all.part(bytes)),
+        }
+    }
+
+    /// The first `len` bytes, and the rest.
+    pub(crate) fn split(self, len: usize) -> (Self, Self) {
+        match self {
+            Self::Host(all) => {
+                let (first, rest) = all.split_at_mut(len);
+                (Self::Host(first), Self::Host(rest))
+            }
+            Self::Device(all) => {
+                let parts = (all.part(0..len), all.part(len..all.len()));
+                (Self::Device(parts.0), Self::Device(parts.1))
+            }
+        }
+    }
+}
+
 /// A tensor to read: row-major, contiguous.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
-    bytes: &'a [u8],
+    bytes: Bytes<'a>,
     dtype: DType,
     shape: Shape,
 }
@@ -84,11 +168,12 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// A view of elements that lie elsewhere than in a buffer.
     pub fn from_slice<T: Element>(elements: &'a [T], shape: &[usize]) -> Result<Self> {
-        Self::from_bytes(bytemuck::cast_slice(elements), T::DTYPE, shape)
+        let bytes = Bytes::Host(bytemuck::cast_slice(elements));
+        Self::from_bytes(bytes, T::DTYPE, shape)
     }
 
     /// `bytes` are aligned to the element and a whole number of elements.
-    pub(crate) fn from_bytes(bytes: &'a [u8], dtype: DType, shape: &[usize]) -> Result<Self> {
+    pub(crate) fn from_bytes(bytes: Bytes<'a>, dtype: DType, shape: &[usize]) -> Result<Self> {
         let shape = Shape::new(shape, bytes.len() / dtype.size_in_bytes())?;
         Ok(Self {
             bytes,
@@ -114,25 +199,58 @@ impl<'a> View<'a> {
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.bytes.len() == 0
     }
 
-    /// The elements.
+    /// The elements, which are the host's.
     pub fn as_slice<T: Element>(&self) -> Result<&'a [T]> {
         expect_dtype::<T>(self.dtype)?;
-        Ok(bytemuck::cast_slice(self.bytes))
+        Ok(bytemuck::cast_slice(self.bytes.host()?))
     }
 
-    /// The elements as bytes of this machine.
-    pub fn as_bytes(&self) -> &'a [u8] {
-        self.bytes
+    /// The elements, which are the host's, as bytes of this machine.
+    pub fn as_bytes(&self) -> Result<&'a [u8]> {
+        self.bytes.host()
+    }
+
+    /// Where the elements are on a device; `None` on the host.
+    pub fn device(&self) -> Option<DeviceRange<'a>> {
+        match self.bytes {
+            Bytes::Host(_) => None,
+            Bytes::Device(range) => Some(range),
+        }
+    }
+
+    /// A copy of the elements, wherever they are. Waits for the device, if they are on one.
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        expect_dtype::<T>(self.dtype)?;
+        match self.bytes {
+            Bytes::Host(bytes) => Ok(bytemuck::cast_slice(bytes).to_vec()),
+            Bytes::Device(range) => {
+                let mut elements = vec![T::zeroed(); self.len()];
+                range.read(bytemuck::cast_slice_mut(&mut elements))?;
+                Ok(elements)
+            }
+        }
+    }
+
+    /// The same as bytes of this machine.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        match self.bytes {
+            Bytes::Host(bytes) => Ok(bytes.to_vec()),
+            Bytes::Device(range) => {
+                let mut bytes = vec![0; range.len()];
+                range.read(&mut bytes)?;
+                Ok(bytes)
+            }
+        }
     }
 
     /// Those of the first dimension that `rows` counts; a scalar has none.
     pub fn rows(&self, rows: Range<usize>) -> Result<View<'a>> {
         let (bytes, shape) = self.shape.rows(rows, self.bytes.len())?;
         Ok(Self {
-            bytes: &self.bytes[bytes],
+            bytes: self.bytes.part(bytes),
             dtype: self.dtype,
             shape,
         })
@@ -142,7 +260,7 @@ impl<'a> View<'a> {
 /// A tensor to read and write: row-major, contiguous, and nobody else's meanwhile.
 #[derive(Debug)]
 pub struct ViewMut<'a> {
-    bytes: &'a mut [u8],
+    bytes: BytesMut<'a>,
     dtype: DType,
     shape: Shape,
 }
@@ -150,12 +268,13 @@ pub struct ViewMut<'a> {
 impl<'a> ViewMut<'a> {
     /// A writable view of elements that lie elsewhere than in a buffer.
     pub fn from_slice<T: Element>(elements: &'a mut [T], shape: &[usize]) -> Result<Self> {
-        Self::from_bytes(bytemuck::cast_slice_mut(elements), T::DTYPE, shape)
+        let bytes = BytesMut::Host(bytemuck::cast_slice_mut(elements));
+        Self::from_bytes(bytes, T::DTYPE, shape)
     }
 
     /// `bytes` are aligned to the element and a whole number of elements.
-    pub(crate) fn from_bytes(bytes: &'a mut [u8], dtype: DType, shape: &[usize]) -> Result<Self> {
-        let shape = Shape::new(shape, bytes.len() / dtype.size_in_bytes())?;
+    pub(crate) fn from_bytes(bytes: BytesMut<'a>, dtype: DType, shape: &[usize]) -> Result<Self> {
+        let shape = Shape::new(shape, bytes.as_bytes().len() / dtype.size_in_bytes())?;
         Ok(Self {
             bytes,
             dtype,
@@ -175,35 +294,39 @@ impl<'a> ViewMut<'a> {
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.bytes.len() / self.dtype.size_in_bytes()
+        self.as_view().len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.as_view().is_empty()
     }
 
-    /// The elements, to read.
+    /// The elements, which are the host's, to read.
     pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
         self.as_view().as_slice()
     }
 
-    /// The elements, to write.
+    /// The elements, which are the host's, to write.
     pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T]> {
-        expect_dtype::<T>(self.dtype)?;
-        Ok(bytemuck::cast_slice_mut(self.bytes))
+        self.reborrow().into_mut_slice()
     }
 
-    /// The elements, to write for as long as the buffer is lent.
+    /// The elements, which are the host's, to write for as long as the buffer is lent.
     pub fn into_mut_slice<T: Element>(self) -> Result<&'a mut [T]> {
         expect_dtype::<T>(self.dtype)?;
-        Ok(bytemuck::cast_slice_mut(self.bytes))
+        Ok(bytemuck::cast_slice_mut(self.bytes.host()?))
+    }
+
+    /// Where the elements are on a device; `None` on the host.
+    pub fn device(&self) -> Option<DeviceRange<'_>> {
+        self.as_view().device()
     }
 
     /// The same tensor, to read.
     pub fn as_view(&self) -> View<'_> {
         View {
-            bytes: self.bytes,
+            bytes: self.bytes.as_bytes(),
             dtype: self.dtype,
             shape: self.shape,
         }
@@ -212,7 +335,7 @@ impl<'a> ViewMut<'a> {
     /// The same tensor for a shorter while, so that a callee can take it by value.
     pub fn reborrow(&mut self) -> ViewMut<'_> {
         ViewMut {
-            bytes: self.bytes,
+            bytes: self.bytes.reborrow(),
             dtype: self.dtype,
             shape: self.shape,
         }
@@ -220,16 +343,22 @@ impl<'a> ViewMut<'a> {
 
     /// Those of the first dimension that `rows` counts, to write; a scalar has none.
     pub fn rows_mut(&mut self, rows: Range<usize>) -> Result<ViewMut<'_>> {
-        let (bytes, shape) = self.shape.rows(rows, self.bytes.len())?;
+        let (bytes, shape) = self.shape.rows(rows, self.bytes.as_bytes().len())?;
         Ok(ViewMut {
-            bytes: &mut self.bytes[bytes],
+            bytes: self.bytes.reborrow().part(bytes),
             dtype: self.dtype,
             shape,
         })
     }
 
     /// Sets every element to zero.
-    pub fn fill_zero(&mut self) {
-        self.bytes.fill(0);
+    pub fn fill_zero(&mut self) -> Result<()> {
+        match &mut self.bytes {
+            BytesMut::Host(bytes) => {
+                bytes.fill(0);
+                Ok(())
+            }
+            BytesMut::Device(range) => range.fill_zero(),
+        }
     }
 }

@@ -86,7 +86,7 @@ pub(crate) fn train(steps: u64) -> Result<(f64, f64), Box<dyn Error>> {
             .iter()
             .map(|slot| parameters.slot_view(slot))
             .collect::<Result<Vec<_>, _>>()?;
-        gradients.fill_zero();
+        gradients.fill_zero()?;
         let mut lent = gradients.views_mut(layout.slots())?;
         let mut received = vec![false; model.parameters().len()];
         let weights = |segment| Weights::new(&views, model.ids(segment));

@@ -159,6 +159,7 @@ fn tensor_of(view: View<'_>) -> Result<Tensor, ModelError> {
         )?)
     }
     match view.dtype() {
+        DType::Bf16 => copy::<half::bf16>(view),
         DType::F32 => copy::<f32>(view),
         DType::F64 => copy::<f64>(view),
     }
@@ -177,6 +178,7 @@ fn add(view: &mut ViewMut<'_>, tensor: &Tensor) -> Result<(), ModelError> {
         Ok(())
     }
     match view.dtype() {
+        DType::Bf16 => add::<half::bf16>(view, tensor),
         DType::F32 => add::<f32>(view, tensor),
         DType::F64 => add::<f64>(view, tensor),
     }

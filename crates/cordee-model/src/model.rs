@@ -142,7 +142,7 @@ impl Model {
                     random::normal_fill(&mut view, Stream::named(seed, &parameter.name), std)?;
                 }
                 Init::Ones => fill_with_ones(&mut view)?,
-                Init::Zeros => view.fill_zero(),
+                Init::Zeros => view.fill_zero()?,
             }
         }
         Ok(())
@@ -151,6 +151,7 @@ impl Model {
 
 fn fill_with_ones(view: &mut ViewMut<'_>) -> Result<(), ModelError> {
     match view.dtype() {
+        DType::Bf16 => view.as_mut_slice()?.fill(half::bf16::ONE),
         DType::F32 => view.as_mut_slice::<f32>()?.fill(1.0),
         DType::F64 => view.as_mut_slice::<f64>()?.fill(1.0),
     }

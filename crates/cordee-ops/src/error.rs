@@ -30,8 +30,57 @@ pub enum OpError {
         /// The type it should hold.
         expected: &'static str,
     },
-    /// An operand that is not in the host's memory.
-    #[error("{op}: `{operand}` is not on the CPU, the only device this operator runs on")]
+    /// The host was asked to compute in bf16.
+    #[error("{op}: bf16 is for GPUs; the CPU computes in f32: set `precision.compute = \"f32\"`")]
+    HostBf16 {
+        /// Name of the operator.
+        op: &'static str,
+    },
+    /// A GPU that cannot be used.
+    #[error("GPU {ordinal}: {why}")]
+    Gpu {
+        /// Its number, from 0.
+        ordinal: usize,
+        /// What the driver or a library said.
+        why: String,
+    },
+    /// A GPU or one of its libraries refused.
+    #[error("{op}: {action}: {why}")]
+    Cuda {
+        /// Name of the operator.
+        op: &'static str,
+        /// What was asked for, with sizes.
+        action: String,
+        /// The answer.
+        why: String,
+    },
+    /// The GPU has no room.
+    #[error(
+        "{op}: the GPU has no room for {bytes} bytes: {free} of {total} are free, {held} are held by \
+         this process"
+    )]
+    OutOfMemory {
+        /// Name of the operator.
+        op: &'static str,
+        /// Bytes asked for.
+        bytes: usize,
+        /// Bytes that nobody holds.
+        free: usize,
+        /// Bytes of the GPU.
+        total: usize,
+        /// Bytes that this process has.
+        held: usize,
+    },
+    /// Memory that is not where the operator computes, or cannot be reached.
+    #[error("{op}: {source}")]
+    Memory {
+        /// Name of the operator.
+        op: &'static str,
+        /// What the memory said.
+        source: cordee_memory::MemoryError,
+    },
+    /// An operand that is not where the others are.
+    #[error("{op}: `{operand}` is not on the device of the other operands")]
     Device {
         /// Name of the operator.
         op: &'static str,

@@ -21,6 +21,9 @@
 pub mod adamw;
 pub mod attention;
 pub mod conformance;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod device;
 mod elements;
 pub mod embedding;
 mod error;
@@ -47,5 +50,6 @@ pub mod swiglu;
 mod testing;
 pub mod timing;
 
+pub use device::{Device, GpuFacts, GpuMemoryUse, GpuOptions};
 pub use error::{OpError, Result};
 pub use sequences::Sequences;

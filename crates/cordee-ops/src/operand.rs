@@ -15,6 +15,9 @@ use crate::{
 macro_rules! with_float {
     ($dtype:expr, $float:ident => $call:expr) => {
         match $dtype {
+            cordee_memory::DType::Bf16 => {
+                return Err(crate::error::OpError::HostBf16 { op: OP.0 });
+            }
             cordee_memory::DType::F32 => {
                 type $float = f32;
                 $call
@@ -104,13 +107,14 @@ impl Operator {
     /// The type of a tensor's elements, if operators compute in it.
     pub(crate) fn dtype(self, operand: &'static str, tensor: &Tensor) -> Result<DType> {
         match tensor.dtype() {
+            candle_core::DType::BF16 => Ok(DType::Bf16),
             candle_core::DType::F32 => Ok(DType::F32),
             candle_core::DType::F64 => Ok(DType::F64),
             other => Err(OpError::DType {
                 op: self.0,
                 operand,
                 found: other.as_str().to_owned(),
-                expected: "f32 or f64",
+                expected: "bf16, f32 or f64",
             }),
         }
     }

@@ -3,7 +3,11 @@
 //! The protocol on disk is `cordee-checkpoint`'s; here is who does what when, and what a run needs
 //! to know to go on: the step. The position in the data follows from it.
 
-use std::{path::Path, path::PathBuf, time::Duration};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use cordee_checkpoint::{
     self as checkpoint, Checkpoint, CheckpointError, CommitInfo, Plan as WritePlan, TensorSpec,
@@ -97,7 +101,7 @@ pub(crate) fn check_replicas(
     state: &TrainState,
     group: &mut dyn ProcessGroup,
 ) -> Result<(), TrainError> {
-    let hashes = group.gather_bytes(memory_hash(state).as_bytes())?;
+    let hashes = group.gather_bytes(Snapshot::of(state)?.hash().as_bytes())?;
     let odd: Vec<String> = (1..hashes.len())
         .filter(|&rank| hashes[rank] != hashes[0])
         .map(|rank| rank.to_string())
@@ -112,9 +116,48 @@ pub(crate) fn check_replicas(
     })
 }
 
-/// The hash of all that must be equal on every rank.
-fn memory_hash(state: &TrainState) -> String {
-    checkpoint::hash_memory(&state.persistent().map(|(_, buffer)| buffer.as_bytes()))
+/// What must be equal on every rank and is saved, in the host's memory.
+struct Snapshot<'a> {
+    layout: &'a Layout,
+    buffers: [(&'static str, Cow<'a, [u8]>); 3],
+}
+
+impl<'a> Snapshot<'a> {
+    /// Copies what is on a device.
+    fn of(state: &'a TrainState) -> Result<Self, TrainError> {
+        let [first, second, third] = state.persistent().map(|(prefix, buffer)| {
+            let bytes = if buffer.is_on_device() {
+                Cow::Owned(buffer.view(0..buffer.len(), &[buffer.len()])?.to_bytes()?)
+            } else {
+                Cow::Borrowed(buffer.as_bytes()?)
+            };
+            Ok::<_, TrainError>((prefix, bytes))
+        });
+        Ok(Self {
+            layout: &state.layout,
+            buffers: [first?, second?, third?],
+        })
+    }
+
+    fn hash(&self) -> String {
+        checkpoint::hash_memory(&self.buffers.each_ref().map(|(_, bytes)| &bytes[..]))
+    }
+
+    /// The elements of the tensor that a checkpoint calls `name`.
+    fn tensor(&self, name: &str) -> &[u8] {
+        let width = self.layout.dtype().size_in_bytes();
+        // Longest prefix first: the weights' is empty.
+        for (prefix, bytes) in self.buffers.iter().rev() {
+            let slot = name
+                .strip_prefix(prefix)
+                .and_then(|name| self.layout.find(name));
+            if let Some(index) = slot {
+                let range = self.layout.slot(index).range();
+                return &bytes[range.start * width..range.end * width];
+            }
+        }
+        unreachable!("the plan is made of the layout's names, and `{name}` is not one")
+    }
 }
 
 impl Checkpoints {
@@ -155,8 +198,9 @@ impl Checkpoints {
             return Ok(abandoned);
         }
         let temporary = checkpoint::temporary_path(&self.dir, step);
+        let snapshot = Snapshot::of(state)?;
         let written = self
-            .write_share(&temporary, rank, state)
+            .write_share(&temporary, rank, &snapshot)
             .map_err(Refusal::from);
         if let Some(abandoned) = self.agree(step, written, group)? {
             return Ok(abandoned);
@@ -228,16 +272,15 @@ impl Checkpoints {
         &self,
         temporary: &Path,
         rank: usize,
-        state: &TrainState,
+        snapshot: &Snapshot<'_>,
     ) -> Result<(), CheckpointError> {
-        let memory_hash = memory_hash(state);
-        let bytes_of = |name: &str| tensor_bytes(state, name);
+        let bytes_of = |name: &str| snapshot.tensor(name);
         checkpoint::write_shard(
             temporary,
             rank,
             &self.plan,
             &bytes_of,
-            Some(memory_hash),
+            Some(snapshot.hash()),
             self.piece_size,
         )
         .map(drop)
@@ -291,7 +334,13 @@ pub(crate) fn restore(path: &Path, state: &mut TrainState) -> Result<RunState, T
     })?;
     let layout = state.layout.clone();
     for (prefix, buffer) in state.persistent_mut() {
-        read_tensors(&checkpoint, path, prefix, &layout, buffer)?;
+        if buffer.is_on_device() {
+            let mut read = Buffer::zeroed(buffer.dtype(), buffer.len())?;
+            read_tensors(&checkpoint, path, prefix, &layout, &mut read)?;
+            buffer.copy_from_host(&read)?;
+        } else {
+            read_tensors(&checkpoint, path, prefix, &layout, buffer)?;
+        }
     }
     state.step = run.step;
     Ok(run)
@@ -337,7 +386,7 @@ fn read_tensors(
         let range = slot.range();
         checkpoint.read(
             &name,
-            &mut buffer.as_mut_bytes()[range.start * width..range.end * width],
+            &mut buffer.as_mut_bytes()?[range.start * width..range.end * width],
         )?;
     }
     Ok(())
@@ -357,21 +406,6 @@ pub(crate) fn tensor_specs(state: &TrainState) -> Vec<TensorSpec> {
         .into_iter()
         .flat_map(|(prefix, _)| named(prefix))
         .collect()
-}
-
-fn tensor_bytes<'a>(state: &'a TrainState, name: &str) -> &'a [u8] {
-    let width = state.layout.dtype().size_in_bytes();
-    // Longest prefix first: the weights' is empty.
-    for (prefix, buffer) in state.persistent().into_iter().rev() {
-        let slot = name
-            .strip_prefix(prefix)
-            .and_then(|name| state.layout.find(name));
-        if let Some(index) = slot {
-            let range = state.layout.slot(index).range();
-            return &buffer.as_bytes()[range.start * width..range.end * width];
-        }
-    }
-    unreachable!("the plan is made of the layout's names, and `{name}` is not one")
 }
 
 #[cfg(test)]

@@ -114,7 +114,7 @@ impl<'a> Learner<'a> {
         let (state, parameters) = (&mut self.state, self.model.parameters());
         self.times.optimizer.time(|| {
             optimizer::apply(config, parameters, state, update, grad_norm)?;
-            state.gradients.fill_zero();
+            state.gradients.fill_zero()?;
             state.step = update.step;
             Ok(())
         })

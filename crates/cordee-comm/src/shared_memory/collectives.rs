@@ -163,7 +163,7 @@ impl Peers {
                 .collect();
             let scratch: Vec<_> = (0..world_size).map(|rank| self.scratch(rank)).collect();
             for (index, piece) in pieces.iter().enumerate() {
-                let bytes = &buffer.as_bytes()[piece.start * size..piece.end * size];
+                let bytes = &bytes_of(buffer)[piece.start * size..piece.end * size];
                 // SAFETY: piece `index` begins after `index` full pieces and all `world_size` fit
                 // in the scratch area; this half of it is this rank's own until the next meeting.
                 unsafe { copy_in(bytes, scratch[rank].add(index * piece_len * size)) };
@@ -189,7 +189,7 @@ impl Peers {
                 .enumerate()
                 .filter(|(index, _)| everywhere || *index == rank)
             {
-                let bytes = &mut buffer.as_mut_bytes()[piece.start * size..piece.end * size];
+                let bytes = &mut bytes_of_mut(buffer)[piece.start * size..piece.end * size];
                 // SAFETY: as for copying in; others wrote it before the meeting and are done.
                 unsafe { copy_out(scratch[rank].add(index * piece_len * size), bytes) };
             }
@@ -223,13 +223,13 @@ impl Peers {
             for (_, bytes) in pieces().filter(|(giver, _)| *giver == rank) {
                 // SAFETY: a piece fits in the scratch area, of which this half is this rank's own
                 // until the next meeting.
-                unsafe { copy_in(&buffer.as_bytes()[bytes], self.scratch(rank)) };
+                unsafe { copy_in(&bytes_of(buffer)[bytes], self.scratch(rank)) };
             }
             self.meeting.meet(call, 0)?;
             for (giver, bytes) in pieces().filter(|(giver, _)| *giver != rank) {
                 // SAFETY: the giver wrote it before the meeting, and writes that half again only
                 // after this rank has arrived at the next.
-                unsafe { copy_out(self.scratch_met(giver), &mut buffer.as_mut_bytes()[bytes]) };
+                unsafe { copy_out(self.scratch_met(giver), &mut bytes_of_mut(buffer)[bytes]) };
             }
         }
         Ok(())
@@ -313,4 +313,14 @@ unsafe fn copy_in(bytes: &[u8], target: *mut u8) {
 unsafe fn copy_out(source: *const u8, bytes: &mut [u8]) {
     // SAFETY: the caller's word; `bytes` is private memory, so they do not overlap.
     unsafe { ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), bytes.len()) };
+}
+
+const ON_HOST: &str = "a call begins with a look at where its buffer is";
+
+fn bytes_of(buffer: &Buffer) -> &[u8] {
+    buffer.as_bytes().expect(ON_HOST)
+}
+
+fn bytes_of_mut(buffer: &mut Buffer) -> &mut [u8] {
+    buffer.as_mut_bytes().expect(ON_HOST)
 }

@@ -25,6 +25,7 @@ pub(super) unsafe fn sum_in_rank_order(
     // SAFETY: the caller's word.
     unsafe {
         match dtype {
+            DType::Bf16 => sum::<half::bf16>(sources, targets, len),
             DType::F32 => sum::<f32>(sources, targets, len),
             DType::F64 => sum::<f64>(sources, targets, len),
         }

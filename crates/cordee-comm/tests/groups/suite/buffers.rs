@@ -70,7 +70,7 @@ pub(crate) fn reduce_scatter(group: &mut dyn ProcessGroup) {
 
 pub(crate) fn all_gather(group: &mut dyn ProcessGroup) {
     fn check<T: Number>(group: &mut dyn ProcessGroup, buffer: &mut Buffer) {
-        buffer.fill_zero();
+        buffer.fill_zero().unwrap();
         let (rank, world_size, len) = (group.rank(), group.world_size(), buffer.len());
         let own = shard_range(0..len, world_size, rank);
         for index in own {
