@@ -85,6 +85,15 @@ impl Device {
         }
     }
 
+    /// As candle knows it.
+    pub fn candle(&self) -> candle_core::Device {
+        match &self.0 {
+            Place::Host => candle_core::Device::Cpu,
+            #[cfg(feature = "cuda")]
+            Place::Gpu(gpu) => candle_core::Device::Cuda(gpu.device().clone()),
+        }
+    }
+
     /// What the GPU is; `None` of the host.
     pub fn facts(&self) -> Option<GpuFacts> {
         match &self.0 {

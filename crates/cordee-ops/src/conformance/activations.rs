@@ -1,9 +1,6 @@
 //! Activations and sums, element by element.
 
-use super::{
-    Case, Compared,
-    inputs::{affine, normals, tensor, values},
-};
+use super::{Bounds, Case, Compared, Setting, inputs::values};
 use crate::{
     error::Result,
     geglu,
@@ -14,7 +11,10 @@ use crate::{
     residual, swiglu,
 };
 
-const BOUND: f64 = 1e-6;
+const BOUND: Bounds = Bounds {
+    f32: 1e-6,
+    bf16: 4e-3,
+};
 
 /// Where a curve goes flat, and beyond.
 const EXTREMES: [f64; 13] = [
@@ -30,10 +30,10 @@ enum Input {
 }
 
 impl Input {
-    fn values(self) -> Vec<f64> {
+    fn values(self, on: &Setting) -> Vec<f64> {
         match self {
-            Self::Normal(count) => affine(normals("x", count), 3.0, 0.0),
-            Self::Extreme => EXTREMES.to_vec(),
+            Self::Normal(count) => on.affine(on.normals("x", count), 3.0, 0.0),
+            Self::Extreme => on.affine(EXTREMES.to_vec(), 1.0, 0.0),
         }
     }
 }
@@ -55,34 +55,40 @@ pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for ([exact, tanh, swish], input) in inputs {
         for (name, curve) in [(exact, Exact), (tanh, Tanh)] {
-            cases.push(Case::new("gelu", name, BOUND, move || unit(input, curve)));
-            cases.push(Case::new("geglu", name, BOUND, move || {
-                gaussian_gate(input, curve)
+            cases.push(Case::new("gelu", name, BOUND, move |on| {
+                unit(on, input, curve)
+            }));
+            cases.push(Case::new("geglu", name, BOUND, move |on| {
+                gaussian_gate(on, input, curve)
             }));
         }
-        cases.push(Case::new("swiglu", swish, BOUND, move || swish_gate(input)));
-        cases.push(Case::new("residual", swish, BOUND, move || sum(input)));
+        cases.push(Case::new("swiglu", swish, BOUND, move |on| {
+            swish_gate(on, input)
+        }));
+        cases.push(Case::new("residual", swish, BOUND, move |on| {
+            sum(on, input)
+        }));
     }
     // Operator by operator.
     cases.sort_by_key(|case| case.operator);
     cases
 }
 
-fn sum(input: Input) -> Result<Vec<Compared>> {
-    let x = input.values();
-    let (shape, added) = ([x.len()], normals("added", x.len()));
-    let y = residual::forward(&tensor(&x, &shape)?, &tensor(&added, &shape)?)?;
+fn sum(on: &Setting, input: Input) -> Result<Vec<Compared>> {
+    let x = input.values(on);
+    let (shape, added) = ([x.len()], on.normals("added", x.len()));
+    let y = residual::forward(&on.tensor(&x, &shape)?, &on.tensor(&added, &shape)?)?;
     let expected = x.iter().zip(&added);
     let expected = expected.map(|(&x, &added)| residual::reference::value(x, added));
     Ok(vec![Compared::new("y", values(&y)?, expected.collect())])
 }
 
-fn unit(input: Input, approximation: Approximation) -> Result<Vec<Compared>> {
-    let x = input.values();
-    let (shape, dy) = ([x.len()], normals("dy", x.len()));
-    let fast_x = tensor(&x, &shape)?;
+fn unit(on: &Setting, input: Input, approximation: Approximation) -> Result<Vec<Compared>> {
+    let x = input.values(on);
+    let (shape, dy) = ([x.len()], on.normals("dy", x.len()));
+    let fast_x = on.tensor(&x, &shape)?;
     let y = gelu::forward(&fast_x, approximation)?;
-    let dx = gelu::backward(&tensor(&dy, &shape)?, &fast_x, approximation)?;
+    let dx = gelu::backward(&on.tensor(&dy, &shape)?, &fast_x, approximation)?;
 
     let expected_y = x.iter().map(|&x| gelu::reference::value(x, approximation));
     let slopes = x.iter().map(|&x| gelu::reference::slope(x, approximation));
@@ -93,13 +99,17 @@ fn unit(input: Input, approximation: Approximation) -> Result<Vec<Compared>> {
     ])
 }
 
-fn gaussian_gate(input: Input, approximation: Approximation) -> Result<Vec<Compared>> {
-    let gate = input.values();
-    let (up, dy) = (normals("up", gate.len()), normals("dy", gate.len()));
+fn gaussian_gate(
+    on: &Setting,
+    input: Input,
+    approximation: Approximation,
+) -> Result<Vec<Compared>> {
+    let gate = input.values(on);
+    let (up, dy) = (on.normals("up", gate.len()), on.normals("dy", gate.len()));
     let shape = [gate.len()];
-    let (fast_gate, fast_up) = (tensor(&gate, &shape)?, tensor(&up, &shape)?);
+    let (fast_gate, fast_up) = (on.tensor(&gate, &shape)?, on.tensor(&up, &shape)?);
     let y = geglu::forward(&fast_gate, &fast_up, approximation)?;
-    let fast_dy = tensor(&dy, &shape)?;
+    let fast_dy = on.tensor(&dy, &shape)?;
     let (dgate, dup) = geglu::backward(&fast_dy, &fast_gate, &fast_up, approximation)?;
     let found = [values(&y)?, values(&dgate)?, values(&dup)?];
     Ok(gated(found, &dy, |i| {
@@ -110,13 +120,13 @@ fn gaussian_gate(input: Input, approximation: Approximation) -> Result<Vec<Compa
     }))
 }
 
-fn swish_gate(input: Input) -> Result<Vec<Compared>> {
-    let gate = input.values();
-    let (up, dy) = (normals("up", gate.len()), normals("dy", gate.len()));
+fn swish_gate(on: &Setting, input: Input) -> Result<Vec<Compared>> {
+    let gate = input.values(on);
+    let (up, dy) = (on.normals("up", gate.len()), on.normals("dy", gate.len()));
     let shape = [gate.len()];
-    let (fast_gate, fast_up) = (tensor(&gate, &shape)?, tensor(&up, &shape)?);
+    let (fast_gate, fast_up) = (on.tensor(&gate, &shape)?, on.tensor(&up, &shape)?);
     let y = swiglu::forward(&fast_gate, &fast_up)?;
-    let (dgate, dup) = swiglu::backward(&tensor(&dy, &shape)?, &fast_gate, &fast_up)?;
+    let (dgate, dup) = swiglu::backward(&on.tensor(&dy, &shape)?, &fast_gate, &fast_up)?;
     let found = [values(&y)?, values(&dgate)?, values(&dup)?];
     Ok(gated(found, &dy, |i| {
         (

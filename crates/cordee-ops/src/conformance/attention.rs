@@ -1,16 +1,17 @@
 //! Attention: grouped queries, documents, windows.
 
-use super::{
-    Case, Compared,
-    inputs::{affine, normals, tensor, values},
-};
+use super::{Bounds, Case, Compared, Setting, inputs::values};
 use crate::{
     attention::{self, Inputs, reference::Reference},
     error::Result,
     sequences::Sequences,
 };
 
-const BOUND: f64 = 4e-6;
+/// In `bf16` the probabilities are rounded too, and the gradient of the scores.
+const BOUND: Bounds = Bounds {
+    f32: 4e-6,
+    bf16: 2e-2,
+};
 
 #[derive(Clone, Copy)]
 struct Call {
@@ -35,7 +36,7 @@ const CALL: Call = Call {
 };
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |name, call: Call| Case::new("attention", name, BOUND, move || attend(call));
+    let case = |name, call: Call| Case::new("attention", name, BOUND, move |on| attend(on, call));
     let documents = Sequences::Documents(&[0, 1, 2, 67, 149, 150]);
     let ungrouped = CALL;
     let grouped = Call {
@@ -115,25 +116,28 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-fn attend(call: Call) -> Result<Vec<Compared>> {
+fn attend(on: &Setting, call: Call) -> Result<Vec<Compared>> {
     let queries = [call.tokens, call.heads, call.head_dim];
     let keys = [call.tokens, call.kv_heads, call.head_dim];
     let elements = |shape: [usize; 3]| shape.iter().product();
-    let q = affine(normals("q", elements(queries)), call.spread, 0.0);
-    let dout = normals("dout", elements(queries));
-    let (k, v) = (normals("k", elements(keys)), normals("v", elements(keys)));
+    let q = on.affine(on.normals("q", elements(queries)), call.spread, 0.0);
+    let dout = on.normals("dout", elements(queries));
+    let (k, v) = (
+        on.normals("k", elements(keys)),
+        on.normals("v", elements(keys)),
+    );
     let scale = 1.0 / (call.head_dim as f64).sqrt();
 
     let inputs = Inputs {
-        q: &tensor(&q, &queries)?,
-        k: &tensor(&k, &keys)?,
-        v: &tensor(&v, &keys)?,
+        q: &on.tensor(&q, &queries)?,
+        k: &on.tensor(&k, &keys)?,
+        v: &on.tensor(&v, &keys)?,
         scale,
         sequences: call.sequences,
         window: call.window,
     };
     let attended = attention::forward(&inputs)?;
-    let gradients = attention::backward(&tensor(&dout, &queries)?, &inputs, &attended)?;
+    let gradients = attention::backward(&on.tensor(&dout, &queries)?, &inputs, &attended)?;
 
     let sequence_of: Vec<usize> = (0..call.sequences.count(call.tokens))
         .flat_map(|index| call.sequences.range(index).map(move |_| index))

@@ -1,9 +1,11 @@
-//! Whether the operators of this device compute what they should: each, forward and backward, in
-//! `f32` against its plain reference in `f64`.
+//! Whether the operators of a device compute what they should: each, forward and backward, in
+//! `f32` or `bf16` against its plain reference in `f64`.
 //!
 //! A reference (`reference.rs` in the operator's folder) is loops as the formula reads, on one
 //! thread, and shares nothing with the fast path. The bounds leave room for the rounding of `f32`
-//! and of its exponential, in whatever order sums are taken, and for nothing else.
+//! and of its exponential, in whatever order sums are taken, and for nothing else. In `bf16` inputs
+//! are numbers that it holds exactly, and the bounds leave room for the rounding of what is stored
+//! in it: half of 2^-8 for each time.
 
 mod activations;
 mod attention;
@@ -16,9 +18,50 @@ mod tests;
 mod update;
 mod vocabulary;
 
-use crate::error::Result;
+use cordee_memory::DType;
+
 #[cfg(test)]
 pub(crate) use inputs::normals;
+
+use crate::{Device, error::Result};
+
+/// Where cases run, and in which numbers.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    device: Device,
+    numbers: DType,
+}
+
+impl Setting {
+    /// `numbers` are those of weights and activations: `f32`, or on a GPU `bf16`.
+    pub fn new(device: Device, numbers: DType) -> Self {
+        Self { device, numbers }
+    }
+}
+
+/// What errors must not exceed.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    f32: f64,
+    bf16: f64,
+}
+
+impl Bounds {
+    /// The same whatever weights and activations are: of what is in `f32` or `f64` always.
+    const fn always(bound: f64) -> Self {
+        Self {
+            f32: bound,
+            bf16: bound,
+        }
+    }
+
+    fn in_numbers(self, numbers: DType) -> f64 {
+        match numbers {
+            DType::Bf16 => self.bf16,
+            _ => self.f32,
+        }
+    }
+}
 
 /// One call of an operator that is compared with its reference.
 pub struct Case {
@@ -26,8 +69,8 @@ pub struct Case {
     pub operator: &'static str,
     /// What is particular: sizes, masks, the kind of the operator.
     pub name: &'static str,
-    bound: f64,
-    compute: Box<dyn Fn() -> Result<Vec<Compared>> + Send + Sync>,
+    bounds: Bounds,
+    compute: Box<dyn Fn(&Setting) -> Result<Vec<Compared>> + Send + Sync>,
 }
 
 /// How far one result of a case is from the reference.
@@ -94,27 +137,32 @@ impl Case {
     fn new(
         operator: &'static str,
         name: &'static str,
-        bound: f64,
-        compute: impl Fn() -> Result<Vec<Compared>> + Send + Sync + 'static,
+        bounds: Bounds,
+        compute: impl Fn(&Setting) -> Result<Vec<Compared>> + Send + Sync + 'static,
     ) -> Self {
         Self {
             operator,
             name,
-            bound,
+            bounds,
             compute: Box::new(compute),
         }
     }
 
+    /// Whether the operator is one of the host alone: it fills memory before there are steps.
+    pub fn is_of_host_alone(&self) -> bool {
+        self.operator == "random"
+    }
+
     /// Computes both ways and compares, result by result.
-    pub fn run(&self) -> Result<Vec<Finding>> {
+    pub fn run(&self, on: &Setting) -> Result<Vec<Finding>> {
         let finding = |compared: Compared| Finding {
             operator: self.operator,
             case: self.name,
             result: compared.result,
             error: compared.error(),
-            bound: self.bound,
+            bound: self.bounds.in_numbers(on.numbers),
         };
-        Ok((self.compute)()?.into_iter().map(finding).collect())
+        Ok((self.compute)(on)?.into_iter().map(finding).collect())
     }
 }
 

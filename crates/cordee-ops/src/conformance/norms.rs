@@ -1,8 +1,8 @@
 //! The norms, with the residual stream.
 
 use super::{
-    Case, Compared,
-    inputs::{affine, normals, single, sum, tensor, values, view, view_mut, wide},
+    Bounds, Case, Compared, Setting,
+    inputs::{normals, sum, values},
 };
 use crate::{
     error::Result,
@@ -10,7 +10,11 @@ use crate::{
     rms_norm::{self, Norm},
 };
 
-const BOUND: f64 = 1e-6;
+/// In `bf16` the sum with the residual is rounded before it is normalised.
+const BOUND: Bounds = Bounds {
+    f32: 1e-6,
+    bf16: 1e-2,
+};
 
 /// Rows of normal deviates, times `scale` plus `offset`.
 #[derive(Clone, Copy)]
@@ -31,16 +35,16 @@ const ROWS: Rows = Rows {
 };
 
 impl Rows {
-    fn elements(&self, name: &str) -> Vec<f64> {
-        normals(name, self.n * self.dim)
+    fn elements(&self, on: &Setting, name: &str) -> Vec<f64> {
+        on.normals(name, self.n * self.dim)
     }
 
-    fn x(&self) -> Vec<f64> {
-        affine(self.elements("x"), self.scale, self.offset)
+    fn x(&self, on: &Setting) -> Vec<f64> {
+        on.affine(self.elements(on, "x"), self.scale, self.offset)
     }
 
-    fn residual(&self) -> Vec<f64> {
-        affine(self.elements("residual"), self.scale, 0.0)
+    fn residual(&self, on: &Setting) -> Vec<f64> {
+        on.affine(self.elements(on, "residual"), self.scale, 0.0)
     }
 
     fn shape(&self) -> [usize; 2] {
@@ -69,9 +73,12 @@ pub(super) fn cases() -> Vec<Case> {
         ..ROWS
     };
     let rms = |name, rows: Rows, unit_offset| {
-        Case::new("rms_norm", name, BOUND, move || rms_norm(rows, unit_offset))
+        Case::new("rms_norm", name, BOUND, move |on| {
+            rms_norm(on, rows, unit_offset)
+        })
     };
-    let layer = |name, rows: Rows| Case::new("layer_norm", name, BOUND, move || layer_norm(rows));
+    let layer =
+        |name, rows: Rows| Case::new("layer_norm", name, BOUND, move |on| layer_norm(on, rows));
     vec![
         rms("one token, 33 wide", one, false),
         rms("67 tokens, 100 wide", ROWS, false),
@@ -86,35 +93,35 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-fn rms_norm(rows: Rows, unit_offset: bool) -> Result<Vec<Compared>> {
+fn rms_norm(on: &Setting, rows: Rows, unit_offset: bool) -> Result<Vec<Compared>> {
     let (shape, dim) = (rows.shape(), [rows.dim]);
-    let (x, residual) = (rows.x(), rows.residual());
-    let (dy, dh) = (rows.elements("dy"), rows.elements("dh"));
-    let (stored, held) = (normals("weight", rows.dim), normals("held", rows.dim));
+    let (x, residual) = (rows.x(on), rows.residual(on));
+    let (dy, dh) = (rows.elements(on, "dy"), rows.elements(on, "dh"));
+    let (stored, held) = (on.normals("weight", rows.dim), normals("held", rows.dim));
 
     let norm = Norm {
         eps: rows.eps,
         unit_offset,
     };
-    let weight = single(&stored);
-    let weight = view(&weight, &dim);
+    let weight = on.parameter(&stored, &dim)?;
+    let weight = weight.view();
     let (h, normed) = rms_norm::forward_residual(
-        &tensor(&x, &shape)?,
-        &tensor(&residual, &shape)?,
+        &on.tensor(&x, &shape)?,
+        &on.tensor(&residual, &shape)?,
         weight,
         norm,
     )?;
     let plain = rms_norm::forward(&h, weight, norm)?;
     let call = rms_norm::Backward {
         norm,
-        dy: &tensor(&dy, &shape)?,
+        dy: &on.tensor(&dy, &shape)?,
         x: &h,
         weight,
         rstd: &normed.rstd,
-        residual: Some(&tensor(&dh, &shape)?),
+        residual: Some(&on.tensor(&dh, &shape)?),
     };
-    let mut dweight = single(&held);
-    let dx = rms_norm::backward(&call, &mut view_mut(&mut dweight, &dim))?;
+    let mut dweight = on.state(&held, &dim)?;
+    let dx = rms_norm::backward(&call, &mut dweight.view_mut())?;
 
     let expected_h = sum(&x, &residual);
     let offset = if unit_offset { 1.0 } else { 0.0 };
@@ -131,40 +138,36 @@ fn rms_norm(rows: Rows, unit_offset: bool) -> Result<Vec<Compared>> {
         Compared::new("y without residual", values(&plain.y)?, y),
         Compared::new("h", values(&h)?, expected_h.clone()),
         Compared::new("dx", values(&dx)?, sum(&expected_dx, &dh)),
-        Compared::new("dweight", wide(&dweight), sum(&held, &dgains)),
+        Compared::new("dweight", dweight.values()?, sum(&held, &dgains)),
     ])
 }
 
-fn layer_norm(rows: Rows) -> Result<Vec<Compared>> {
+fn layer_norm(on: &Setting, rows: Rows) -> Result<Vec<Compared>> {
     let (shape, dim) = (rows.shape(), [rows.dim]);
-    let (x, residual) = (rows.x(), rows.residual());
-    let (dy, dh) = (rows.elements("dy"), rows.elements("dh"));
-    let [weight, bias, held] = ["weight", "bias", "held"].map(|name| normals(name, rows.dim));
+    let (x, residual) = (rows.x(on), rows.residual(on));
+    let (dy, dh) = (rows.elements(on, "dy"), rows.elements(on, "dh"));
+    let [weight, bias, held] = ["weight", "bias", "held"].map(|name| on.normals(name, rows.dim));
 
-    let (single_weight, single_bias) = (single(&weight), single(&bias));
-    let views = (view(&single_weight, &dim), view(&single_bias, &dim));
+    let (held_weight, held_bias) = (on.parameter(&weight, &dim)?, on.parameter(&bias, &dim)?);
+    let views = (held_weight.view(), held_bias.view());
     let (h, normed) = layer_norm::forward_residual(
-        &tensor(&x, &shape)?,
-        &tensor(&residual, &shape)?,
+        &on.tensor(&x, &shape)?,
+        &on.tensor(&residual, &shape)?,
         views.0,
         views.1,
         rows.eps,
     )?;
     let plain = layer_norm::forward(&h, views.0, views.1, rows.eps)?;
     let call = layer_norm::Backward {
-        dy: &tensor(&dy, &shape)?,
+        dy: &on.tensor(&dy, &shape)?,
         x: &h,
         weight: views.0,
         mean: &normed.mean,
         rstd: &normed.rstd,
-        residual: Some(&tensor(&dh, &shape)?),
+        residual: Some(&on.tensor(&dh, &shape)?),
     };
-    let (mut dweight, mut dbias) = (single(&held), single(&held));
-    let dx = layer_norm::backward(
-        &call,
-        &mut view_mut(&mut dweight, &dim),
-        &mut view_mut(&mut dbias, &dim),
-    )?;
+    let (mut dweight, mut dbias) = (on.state(&held, &dim)?, on.state(&held, &dim)?);
+    let dx = layer_norm::backward(&call, &mut dweight.view_mut(), &mut dbias.view_mut())?;
 
     let expected_h = sum(&x, &residual);
     let reference = layer_norm::reference::Rows {
@@ -180,7 +183,7 @@ fn layer_norm(rows: Rows) -> Result<Vec<Compared>> {
         Compared::new("y without residual", values(&plain.y)?, y),
         Compared::new("h", values(&h)?, expected_h.clone()),
         Compared::new("dx", values(&dx)?, sum(&expected_dx, &dh)),
-        Compared::new("dweight", wide(&dweight), sum(&held, &expected_dweight)),
-        Compared::new("dbias", wide(&dbias), sum(&held, &expected_dbias)),
+        Compared::new("dweight", dweight.values()?, sum(&held, &expected_dweight)),
+        Compared::new("dbias", dbias.values()?, sum(&held, &expected_dbias)),
     ])
 }

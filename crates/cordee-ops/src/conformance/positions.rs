@@ -1,9 +1,6 @@
 //! Rotary positions.
 
-use super::{
-    Case, Compared,
-    inputs::{normals, tensor, values},
-};
+use super::{Bounds, Case, Compared, Setting, inputs::values};
 use crate::{
     error::Result,
     rotary::{self, Scaling, Table, reference::Rotation},
@@ -11,15 +8,18 @@ use crate::{
 };
 
 /// Of cosines, sines and two products rounded to `f32`.
-const BOUND: f64 = 3e-7;
+const BOUND: Bounds = Bounds {
+    f32: 3e-7,
+    bf16: 4e-3,
+};
 
 /// Tokens, heads, width of a head.
 type Sizes = [usize; 3];
 
 pub(super) fn cases() -> Vec<Case> {
     let case = |name, sizes: Sizes, sequences: Sequences<'static>, scaling| {
-        Case::new("rotary", name, BOUND, move || {
-            rotate(sizes, sequences, scaling)
+        Case::new("rotary", name, BOUND, move |on| {
+            rotate(on, sizes, sequences, scaling)
         })
     };
     let llama3 = Scaling::Llama3 {
@@ -56,6 +56,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn rotate(
+    on: &Setting,
     [tokens, heads, head_dim]: Sizes,
     sequences: Sequences<'_>,
     scaling: Scaling,
@@ -63,12 +64,12 @@ fn rotate(
     let theta = 10_000.0;
     let shape = [tokens, heads, head_dim];
     let (x, dy) = (
-        normals("x", tokens * heads * head_dim),
-        normals("dy", tokens * heads * head_dim),
+        on.normals("x", tokens * heads * head_dim),
+        on.normals("dy", tokens * heads * head_dim),
     );
     let table = Table::new(head_dim, tokens, theta, scaling)?;
-    let y = rotary::apply(&tensor(&x, &shape)?, sequences, &table)?;
-    let dx = rotary::apply_backward(&tensor(&dy, &shape)?, sequences, &table)?;
+    let y = rotary::apply(&on.tensor(&x, &shape)?, sequences, &table)?;
+    let dx = rotary::apply_backward(&on.tensor(&dy, &shape)?, sequences, &table)?;
 
     let positions: Vec<usize> = (0..sequences.count(tokens))
         .flat_map(|index| 0..sequences.range(index).len())

@@ -1,19 +1,23 @@
 //! Linear layers.
 
 use super::{
-    Case, Compared,
-    inputs::{normals, single, sum, tensor, values, view, view_mut, wide},
+    Bounds, Case, Compared, Setting,
+    inputs::{normals, sum, values},
 };
 use crate::{
     error::Result,
     linear::{self, Branch, reference::Layer},
 };
 
-const BOUND: f64 = 2e-6;
+const BOUND: Bounds = Bounds {
+    f32: 2e-6,
+    bf16: 8e-3,
+};
 
 pub(super) fn cases() -> Vec<Case> {
-    let case =
-        |name, sizes: [usize; 3]| Case::new("linear", name, BOUND, move || linear_layer(sizes));
+    let case = |name, sizes: [usize; 3]| {
+        Case::new("linear", name, BOUND, move |on| linear_layer(on, sizes))
+    };
     vec![
         case("1 x 1 to 1", [1, 1, 1]),
         case("one token, 33 to 65", [1, 33, 65]),
@@ -26,24 +30,29 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Sizes are tokens, inputs, outputs.
-fn linear_layer([n, input, output]: [usize; 3]) -> Result<Vec<Compared>> {
-    let (x, weight) = (normals("x", n * input), normals("weight", output * input));
-    let (bias, dy) = (normals("bias", output), normals("dy", n * output));
+fn linear_layer(on: &Setting, [n, input, output]: [usize; 3]) -> Result<Vec<Compared>> {
+    let (x, weight) = (
+        on.normals("x", n * input),
+        on.normals("weight", output * input),
+    );
+    let (bias, dy) = (on.normals("bias", output), on.normals("dy", n * output));
     let held = normals("held", output * input);
     let shape = [output, input];
 
-    let (single_weight, single_bias) = (single(&weight), single(&bias));
-    let view_of_weight = view(&single_weight, &shape);
     let outputs = [output];
-    let fast_x = tensor(&x, &[n, input])?;
-    let fast_dy = tensor(&dy, &[n, output])?;
-    let y = linear::forward(&fast_x, view_of_weight, Some(view(&single_bias, &outputs)))?;
+    let (held_weight, held_bias) = (
+        on.parameter(&weight, &shape)?,
+        on.parameter(&bias, &outputs)?,
+    );
+    let view_of_weight = held_weight.view();
+    let fast_x = on.tensor(&x, &[n, input])?;
+    let fast_dy = on.tensor(&dy, &[n, output])?;
+    let y = linear::forward(&fast_x, view_of_weight, Some(held_bias.view()))?;
     let y_without = linear::forward(&fast_x, view_of_weight, None)?;
-    let mut dweight = single(&held);
-    let view_of_dweight = &mut view_mut(&mut dweight, &shape);
-    let dx = linear::backward(&fast_dy, &fast_x, view_of_weight, view_of_dweight)?;
-    let mut dbias = single(&bias);
-    linear::backward_bias(&fast_dy, &mut view_mut(&mut dbias, &outputs))?;
+    let mut dweight = on.state(&held, &shape)?;
+    let dx = linear::backward(&fast_dy, &fast_x, view_of_weight, &mut dweight.view_mut())?;
+    let mut dbias = on.state(&bias, &outputs)?;
+    linear::backward_bias(&fast_dy, &mut dbias.view_mut())?;
     // The same branch twice: twice its gradient.
     let branch = Branch {
         dy: &fast_dy,
@@ -68,7 +77,7 @@ fn linear_layer([n, input, output]: [usize; 3]) -> Result<Vec<Compared>> {
         ),
         Compared::new("dx", values(&dx)?, expected_dx),
         Compared::new("dx of two branches", values(&dx_of_two)?, twice),
-        Compared::new("dweight", wide(&dweight), sum(&held, &expected_dweight)),
-        Compared::new("dbias", wide(&dbias), sum(&bias, &expected_dbias)),
+        Compared::new("dweight", dweight.values()?, sum(&held, &expected_dweight)),
+        Compared::new("dbias", dbias.values()?, sum(&bias, &expected_dbias)),
     ])
 }

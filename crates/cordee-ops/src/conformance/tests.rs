@@ -1,7 +1,10 @@
 use std::collections::BTreeSet;
 
-use super::{Compared, cases, inputs::affine, normals};
+use cordee_memory::DType;
+
+use super::{Compared, Setting, cases, normals};
 use crate::{
+    Device,
     gelu::{
         Approximation::{Exact, Tanh},
         reference,
@@ -9,12 +12,17 @@ use crate::{
     rms_norm::reference::Rows,
 };
 
+fn host() -> Setting {
+    Setting::new(Device::HOST, DType::F32)
+}
+
 /// The claim itself: what `cordee verify operators` runs.
 #[test]
 fn every_operator_agrees_with_its_reference() {
+    let on = host();
     let mut broken = Vec::new();
     for case in cases() {
-        let findings = case.run().unwrap();
+        let findings = case.run(&on).unwrap();
         assert!(!findings.is_empty());
         for finding in findings {
             println!(
@@ -59,14 +67,14 @@ fn names_of_cases_are_unique() {
 }
 
 fn bound(operator: &str) -> f64 {
-    let of_operator = |case: &super::Case| (case.operator == operator).then_some(case.bound);
+    let of_operator = |case: &super::Case| (case.operator == operator).then_some(case.bounds.f32);
     cases().iter().find_map(of_operator).unwrap()
 }
 
 /// One curve in place of the other is far outside of the bound.
 #[test]
 fn the_wrong_gelu_is_caught() {
-    let x = affine(normals("x", 231), 3.0, 0.0);
+    let x = host().affine(normals("x", 231), 3.0, 0.0);
     let values = |curve| x.iter().map(|&x| reference::value(x, curve)).collect();
     let slopes = |curve| x.iter().map(|&x| reference::slope(x, curve)).collect();
     for wrong in [
@@ -80,7 +88,7 @@ fn the_wrong_gelu_is_caught() {
 /// An eps that is off by a hundredth is outside of the bound, in the case that looks for it.
 #[test]
 fn a_wrong_eps_is_caught() {
-    let x = affine(normals("x", 67 * 100), 1e-3, 0.0);
+    let x = host().affine(normals("x", 67 * 100), 1e-3, 0.0);
     let gains = normals("weight", 100);
     let rows = |eps| Rows {
         x: &x,

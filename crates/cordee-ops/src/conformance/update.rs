@@ -1,8 +1,8 @@
 //! What follows a backward: the norm and the optimizer; and random numbers.
 
 use super::{
-    Case, Compared,
-    inputs::{normals, single, view, view_mut, wide},
+    Bounds, Case, Compared, Setting,
+    inputs::{normals, view_mut, wide},
 };
 use crate::{
     adamw::{self, AdamW, State},
@@ -11,18 +11,20 @@ use crate::{
     random::{self, Stream},
 };
 
-const ADAMW: f64 = 1e-6;
+const ADAMW: Bounds = Bounds::always(1e-6);
 
 /// Squares are summed in `f64`.
-const NORM: f64 = 1e-12;
+const NORM: Bounds = Bounds::always(1e-12);
 
 /// A deviate is computed in `f64` and rounded.
-const RANDOM: f64 = 1e-7;
+const RANDOM: Bounds = Bounds::always(1e-7);
 
 pub(super) fn cases() -> Vec<Case> {
-    let step = |name, count: usize| Case::new("adamw", name, ADAMW, move || three_steps(count));
-    let norm = |name, count: usize| Case::new("gradient_norm", name, NORM, move || squares(count));
-    let fill = |name, count: usize| Case::new("random", name, RANDOM, move || deviates(count));
+    let step =
+        |name, count: usize| Case::new("adamw", name, ADAMW, move |on| three_steps(on, count));
+    let norm =
+        |name, count: usize| Case::new("gradient_norm", name, NORM, move |on| squares(on, count));
+    let fill = |name, count: usize| Case::new("random", name, RANDOM, move |_| deviates(count));
     vec![
         norm("1", 1),
         norm("50021", 50_021),
@@ -33,14 +35,14 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-fn three_steps(count: usize) -> Result<Vec<Compared>> {
+fn three_steps(on: &Setting, count: usize) -> Result<Vec<Compared>> {
     let mut expected = normals("params", count)
         .into_iter()
         .map(|param| [param, 0.0, 0.0])
         .collect::<Vec<_>>();
-    let mut params = single(&normals("params", count));
-    let (mut m, mut v) = (vec![0.0_f32; count], vec![0.0_f32; count]);
-    let shape = [count];
+    let (shape, zeros) = ([count], vec![0.0; count]);
+    let mut params = on.state(&normals("params", count), &shape)?;
+    let (mut m, mut v) = (on.state(&zeros, &shape)?, on.state(&zeros, &shape)?);
     for number in 1..=3 {
         let gradients = normals(&format!("gradients {number}"), count);
         let hyper = AdamW {
@@ -53,26 +55,26 @@ fn three_steps(count: usize) -> Result<Vec<Compared>> {
             gradient_scale: 0.25,
         };
         let state = State {
-            params: view_mut(&mut params, &shape),
-            m: view_mut(&mut m, &shape),
-            v: view_mut(&mut v, &shape),
+            params: params.view_mut(),
+            m: m.view_mut(),
+            v: v.view_mut(),
         };
-        adamw::step(state, view(&single(&gradients), &shape), &hyper)?;
+        adamw::step(state, on.state(&gradients, &shape)?.view(), &hyper)?;
         for (state, &gradient) in expected.iter_mut().zip(&gradients) {
             *state = adamw::reference::step(*state, gradient, &hyper);
         }
     }
     let column = |index: usize| expected.iter().map(|state| state[index]).collect();
     Ok(vec![
-        Compared::new("params", wide(&params), column(0)),
-        Compared::new("m", wide(&m), column(1)),
-        Compared::new("v", wide(&v), column(2)),
+        Compared::new("params", params.values()?, column(0)),
+        Compared::new("m", m.values()?, column(1)),
+        Compared::new("v", v.values()?, column(2)),
     ])
 }
 
-fn squares(count: usize) -> Result<Vec<Compared>> {
+fn squares(on: &Setting, count: usize) -> Result<Vec<Compared>> {
     let gradient = normals("gradient", count);
-    let found = gradient_norm::sum_of_squares(view(&single(&gradient), &[count]))?;
+    let found = gradient_norm::sum_of_squares(on.state(&gradient, &[count])?.view())?;
     let expected = gradient_norm::reference::sum_of_squares(&gradient);
     Ok(vec![Compared::new("squares", vec![found], vec![expected])])
 }

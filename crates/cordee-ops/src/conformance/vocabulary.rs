@@ -1,8 +1,8 @@
 //! The embedding and the head.
 
 use super::{
-    Case, Compared,
-    inputs::{affine, normals, single, sum, tensor, values, view, view_mut, wide},
+    Bounds, Case, Compared, Setting,
+    inputs::{normals, sum, values},
 };
 use crate::{
     embedding,
@@ -11,19 +11,30 @@ use crate::{
 };
 
 /// A copy, a product, and sums of a few.
-const EMBEDDING: f64 = 1e-6;
+const EMBEDDING: Bounds = Bounds {
+    f32: 1e-6,
+    bf16: 4e-3,
+};
 
-const HEAD: f64 = 4e-6;
+/// In `bf16` logits are rounded, and their gradients.
+const HEAD: Bounds = Bounds {
+    f32: 4e-6,
+    bf16: 2e-2,
+};
 
 /// Tokens, width, vocabulary.
 type Sizes = [usize; 3];
 
 pub(super) fn cases() -> Vec<Case> {
     let rows = |name, sizes: Sizes, scale: f64| {
-        Case::new("embedding", name, EMBEDDING, move || embed(sizes, scale))
+        Case::new("embedding", name, EMBEDDING, move |on| {
+            embed(on, sizes, scale)
+        })
     };
     let loss = |name, sizes: Sizes, masked, spread: f64| {
-        Case::new("head", name, HEAD, move || predict(sizes, masked, spread))
+        Case::new("head", name, HEAD, move |on| {
+            predict(on, sizes, masked, spread)
+        })
     };
     vec![
         rows("one token, 3 wide, of 5", [1, 3, 5], 1.0),
@@ -61,46 +72,51 @@ fn tokens(n: usize, vocab: usize) -> Vec<u32> {
     (0..n).map(|i| (i * i % vocab) as u32).collect()
 }
 
-fn embed([n, dim, vocab]: Sizes, scale: f64) -> Result<Vec<Compared>> {
+fn embed(on: &Setting, [n, dim, vocab]: Sizes, scale: f64) -> Result<Vec<Compared>> {
     let (tokens, shape) = (tokens(n, vocab), [vocab, dim]);
-    let weight = normals("weight", vocab * dim);
-    let (dy, held) = (normals("dy", n * dim), normals("held", vocab * dim));
+    let weight = on.normals("weight", vocab * dim);
+    let (dy, held) = (on.normals("dy", n * dim), normals("held", vocab * dim));
 
-    let y = embedding::forward(&tokens, view(&single(&weight), &shape), scale)?;
-    let mut dweight = single(&held);
-    let view_of_dweight = &mut view_mut(&mut dweight, &shape);
-    embedding::backward(&tokens, &tensor(&dy, &[n, dim])?, scale, view_of_dweight)?;
+    let table = on.parameter(&weight, &shape)?;
+    let y = embedding::forward(&tokens, table.view(), scale)?;
+    let mut dweight = on.state(&held, &shape)?;
+    let fast_dy = on.tensor(&dy, &[n, dim])?;
+    embedding::backward(&tokens, &fast_dy, scale, &mut dweight.view_mut())?;
 
     let mut expected_dweight = held;
     embedding::reference::backward(&tokens, &dy, scale, &mut expected_dweight);
     let expected_y = embedding::reference::forward(&tokens, &weight, dim, scale);
     Ok(vec![
         Compared::new("y", values(&y)?, expected_y),
-        Compared::new("dweight", wide(&dweight), expected_dweight),
+        Compared::new("dweight", dweight.values()?, expected_dweight),
     ])
 }
 
 /// `spread` is the standard deviation of the weights, and decides how sharp the softmax is.
-fn predict([n, dim, vocab]: Sizes, masked: bool, spread: f64) -> Result<Vec<Compared>> {
+fn predict(
+    on: &Setting,
+    [n, dim, vocab]: Sizes,
+    masked: bool,
+    spread: f64,
+) -> Result<Vec<Compared>> {
     let (targets, shape) = (tokens(n, vocab), [vocab, dim]);
     let counts: Vec<bool> = (0..n).map(|i| !masked || i % 3 != 0).collect();
     let mask: Vec<u8> = counts.iter().map(|&counts| u8::from(counts)).collect();
-    let x = normals("x", n * dim);
-    let weight = affine(normals("weight", vocab * dim), spread, 0.0);
+    let x = on.normals("x", n * dim);
+    let weight = on.affine(on.normals("weight", vocab * dim), spread, 0.0);
     let held = normals("held", vocab * dim);
 
-    let single_weight = single(&weight);
+    let held_weight = on.parameter(&weight, &shape)?;
     let fast_targets = Targets {
         tokens: &targets,
         mask: masked.then_some(&mask),
     };
-    let fast_x = tensor(&x, &[n, dim])?;
-    let view_of_weight = view(&single_weight, &shape);
-    let mut dweight = single(&held);
-    let view_of_dweight = &mut view_mut(&mut dweight, &shape);
+    let fast_x = on.tensor(&x, &[n, dim])?;
+    let table = held_weight.view();
+    let mut dweight = on.state(&held, &shape)?;
     let (sum_of_losses, dx) =
-        head::loss_and_gradient(&fast_x, view_of_weight, &fast_targets, view_of_dweight)?;
-    let alone = head::loss(&fast_x, view_of_weight, &fast_targets)?;
+        head::loss_and_gradient(&fast_x, table, &fast_targets, &mut dweight.view_mut())?;
+    let alone = head::loss(&fast_x, table, &fast_targets)?;
 
     let reference = Head {
         x: &x,
@@ -116,6 +132,6 @@ fn predict([n, dim, vocab]: Sizes, masked: bool, spread: f64) -> Result<Vec<Comp
         Compared::new("losses", sum_of_losses.per_token, expected.nll.clone()),
         Compared::new("losses without gradients", alone.per_token, expected.nll),
         Compared::new("dx", values(&dx)?, expected.dx),
-        Compared::new("dweight", wide(&dweight), sum(&held, &expected.dweight)),
+        Compared::new("dweight", dweight.values()?, sum(&held, &expected.dweight)),
     ])
 }

@@ -144,14 +144,19 @@ fn run_trace(
 
 fn run_operators(messages: &Messages) -> Result<ExitCode, TrainError> {
     let mut findings = Vec::new();
+    let setting = conformance::Setting::new(cordee_ops::Device::HOST, cordee_memory::DType::F32);
     for case in conformance::cases() {
-        findings.extend(case.run()?.into_iter().map(|finding| OperatorFinding {
-            operator: finding.operator.to_owned(),
-            case: finding.case.to_owned(),
-            result: finding.result.to_owned(),
-            error: finding.error,
-            bound: finding.bound,
-        }));
+        findings.extend(
+            case.run(&setting)?
+                .into_iter()
+                .map(|finding| OperatorFinding {
+                    operator: finding.operator.to_owned(),
+                    case: finding.case.to_owned(),
+                    result: finding.result.to_owned(),
+                    error: finding.error,
+                    bound: finding.bound,
+                }),
+        );
     }
     messages.send(&WorkerMessage::Operators(OperatorsReport { findings }));
     Ok(ExitCode::Done)
