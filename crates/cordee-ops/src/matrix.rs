@@ -237,7 +237,7 @@ pub(crate) fn unwritten<T: Float>(len: usize) -> Vec<T> {
 }
 
 /// What a product does with what its destination holds.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Write {
     /// Overwrites it.
     Replace,

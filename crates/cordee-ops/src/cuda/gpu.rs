@@ -3,7 +3,7 @@
 use std::{
     ffi::c_void,
     fmt,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
 };
 
 use candle_core::{
@@ -14,7 +14,10 @@ use candle_core::{
 use cordee_memory::{Buffer, DType, View};
 use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, DriverError, result, sys};
 
-use super::{Address, Resident, driver_error, memory::GpuMemory, module::Modules, words::Uploads};
+use super::{
+    Address, Resident, driver_error, memory::GpuMemory, module::Modules, product::Blas,
+    words::Uploads,
+};
 use crate::{
     device::{GpuFacts, GpuMemoryUse, GpuOptions},
     error::{OpError, Result},
@@ -32,6 +35,7 @@ struct Inner {
     facts: GpuFacts,
     modules: Modules,
     uploads: Mutex<Uploads>,
+    blas: OnceLock<Blas>,
 }
 
 // SAFETY: the pool is the driver's handle of the device's default pool, valid in every thread for as
@@ -84,6 +88,7 @@ impl Gpu {
             facts,
             modules: Modules::new(architecture, options.kernel_cache.clone()),
             uploads: Mutex::default(),
+            blas: OnceLock::new(),
         }));
         open.push(gpu.clone());
         Ok(gpu)
@@ -128,6 +133,16 @@ impl Gpu {
 
     pub(super) fn modules(&self) -> &Modules {
         &self.0.modules
+    }
+
+    /// cuBLASLt, opened when it is first asked for.
+    pub(super) fn blas(&self, op: Operator) -> Result<&Blas> {
+        if let Some(blas) = self.0.blas.get() {
+            return Ok(blas);
+        }
+        let blas = Blas::new(self, op)?;
+        // Where another thread was faster, its stays.
+        Ok(self.0.blas.get_or_init(|| blas))
     }
 
     /// Waits until all work is done.

@@ -16,6 +16,7 @@ mod gpu;
 mod kernel;
 mod memory;
 mod module;
+pub(crate) mod product;
 mod resident;
 mod words;
 

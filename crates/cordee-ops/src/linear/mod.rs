@@ -1,6 +1,8 @@
 //! Linear layers, y = x W^T + b or without b, with weights as PyTorch lays them out: `[out, in]`.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
@@ -8,6 +10,8 @@ mod tests;
 use candle_core::Tensor;
 use cordee_memory::{View, ViewMut};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Gpu;
 use crate::{
     error::{OpError, Result},
     matrix::unwritten,
@@ -23,6 +27,10 @@ pub fn forward(x: &Tensor, weight: View<'_>, bias: Option<View<'_>>) -> Result<T
     let _timed = OP.timed(Pass::Forward);
     let [n, input] = OP.sizes("x", x.dims(), "[n, in]")?;
     let [output, _] = OP.sizes("weight", weight.shape(), "[out, in]")?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(x) {
+        return cuda::forward(&gpu, x, weight, bias, [n, input, output]);
+    }
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &[n, input])?;
         let weight = OP.weight::<T>("weight", weight, &[output, input])?;
@@ -53,6 +61,10 @@ pub fn backward_weight(dy: &Tensor, x: &Tensor, dweight: &mut ViewMut<'_>) -> Re
     let _timed = OP.timed(Pass::Backward);
     let [n, input] = OP.sizes("x", x.dims(), "[n, in]")?;
     let [output, _] = OP.sizes("dweight", dweight.shape(), "[out, in]")?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(x) {
+        return cuda::backward_weight(&gpu, dy, x, dweight, [n, input, output]);
+    }
     with_float!(OP.dtype("x", x)?, T => {
         let dy = OP.tensor::<T>("dy", dy, &[n, output])?;
         let x = OP.tensor::<T>("x", x, &[n, input])?;
@@ -66,6 +78,10 @@ pub fn backward_weight(dy: &Tensor, x: &Tensor, dweight: &mut ViewMut<'_>) -> Re
 pub fn backward_bias(dy: &Tensor, dbias: &mut ViewMut<'_>) -> Result<()> {
     let _timed = OP.timed(Pass::Backward);
     let [n, output] = OP.sizes("dy", dy.dims(), "[n, out]")?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(dy) {
+        return cuda::backward_bias(&gpu, dy, dbias, [n, output]);
+    }
     with_float!(OP.dtype("dy", dy)?, T => {
         let dy = OP.tensor::<T>("dy", dy, &[n, output])?;
         let dbias = OP.gradient::<T>("dbias", dbias, &[output])?;
@@ -97,6 +113,10 @@ pub fn backward_input(branches: &[Branch<'_>]) -> Result<Tensor> {
     };
     let [n, _] = OP.sizes("dy", first.dy.dims(), "[n, out]")?;
     let [_, input] = OP.sizes("weight", first.weight.shape(), "[out, in]")?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(first.dy) {
+        return cuda::backward_input(&gpu, branches, [n, input]);
+    }
     with_float!(OP.dtype("dy", first.dy)?, T => {
         let mut dx = unwritten(n * input);
         for (index, branch) in branches.iter().enumerate() {

@@ -1,0 +1,158 @@
+//! The products by cuBLASLt, the sums of columns by kernels of our own. Sizes are `[n, in, out]`.
+
+use candle_core::Tensor;
+use cordee_memory::{DType, View, ViewMut};
+
+use super::{Branch, OP};
+use crate::{
+    cuda::{
+        Address, Gpu, Grid, Source,
+        product::{Epilogue, Matrix, Product, multiply},
+    },
+    error::Result,
+    matrix::Write,
+};
+
+static SOURCE: Source = Source {
+    name: "linear",
+    text: include_str!("kernels.cu"),
+};
+
+/// Rows of dy that a block sums, as long as there are not more blocks than [`MOST_BLOCKS`].
+const BLOCK_ROWS: usize = 128;
+/// Bounds the memory that the sums of blocks take.
+const MOST_BLOCKS: usize = 512;
+/// Threads of a block.
+const THREADS: usize = 256;
+/// Threads of a warp, each of which has one column or one vector of them.
+const WARP: usize = 32;
+/// What one access moves.
+const VECTOR_BYTES: usize = 16;
+
+pub(super) fn forward(
+    gpu: &Gpu,
+    x: &Tensor,
+    weight: View<'_>,
+    bias: Option<View<'_>>,
+    [n, input, output]: [usize; 3],
+) -> Result<Tensor> {
+    let numbers = OP.numbers("x", x)?;
+    let x = OP.resident(gpu, "x", x, numbers, &[n, input])?;
+    let weight = OP.parameter(gpu, "weight", weight, numbers, &[output, input])?;
+    let bias = bias.map(|bias| OP.parameter(gpu, "bias", bias, numbers, &[output]));
+    let bias = bias.transpose()?;
+    let y = gpu.empty(OP, numbers, &[n, output])?;
+    let product = Product {
+        left: Matrix::new(x.address(), numbers, [n, input]),
+        right: Matrix::new(weight, numbers, [output, input]).transposed(),
+        to: Matrix::new(y.address(), numbers, [n, output]),
+        write: Write::Replace,
+        epilogue: bias.map_or(Epilogue::None, |bias| Epilogue::Bias { bias }),
+    };
+    // SAFETY: shapes were checked, and y is new.
+    unsafe { multiply(gpu, OP, &product)? };
+    Ok(y.into_tensor())
+}
+
+pub(super) fn backward_weight(
+    gpu: &Gpu,
+    dy: &Tensor,
+    x: &Tensor,
+    dweight: &mut ViewMut<'_>,
+    [n, input, output]: [usize; 3],
+) -> Result<()> {
+    let numbers = OP.numbers("x", x)?;
+    let dy = OP.resident(gpu, "dy", dy, numbers, &[n, output])?;
+    let x = OP.resident(gpu, "x", x, numbers, &[n, input])?;
+    let shape = [output, input];
+    let dweight = OP.parameter_mut(gpu, "dweight", dweight, DType::F32, &shape)?;
+    let product = Product {
+        left: Matrix::new(dy.address(), numbers, [n, output]).transposed(),
+        right: Matrix::new(x.address(), numbers, [n, input]),
+        to: Matrix::new(dweight, DType::F32, shape),
+        write: Write::Add,
+        epilogue: Epilogue::None,
+    };
+    // SAFETY: shapes were checked, and the gradient is lent to this call alone.
+    unsafe { multiply(gpu, OP, &product) }
+}
+
+/// `n` and `input` are those of the first branch. In bf16 each branch after the first rounds the sum
+/// once more.
+pub(super) fn backward_input(
+    gpu: &Gpu,
+    branches: &[Branch<'_>],
+    [n, input]: [usize; 2],
+) -> Result<Tensor> {
+    let numbers = OP.numbers("dy", branches[0].dy)?;
+    let dx = gpu.empty(OP, numbers, &[n, input])?;
+    // All are checked before any is computed.
+    let mut products = Vec::with_capacity(branches.len());
+    for (index, branch) in branches.iter().enumerate() {
+        let [output, _] = OP.sizes("weight", branch.weight.shape(), "[out, in]")?;
+        let dy = OP.resident(gpu, "dy", branch.dy, numbers, &[n, output])?;
+        let shape = [output, input];
+        let weight = OP.parameter(gpu, "weight", branch.weight, numbers, &shape)?;
+        let product = Product {
+            left: Matrix::new(dy.address(), numbers, [n, output]),
+            right: Matrix::new(weight, numbers, shape),
+            to: Matrix::new(dx.address(), numbers, [n, input]),
+            write: if index > 0 {
+                Write::Add
+            } else {
+                Write::Replace
+            },
+            epilogue: Epilogue::None,
+        };
+        products.push((dy, product));
+    }
+    for (_dy, product) in &products {
+        // SAFETY: shapes were checked, the operands are alive, and dx is new.
+        unsafe { multiply(gpu, OP, product)? };
+    }
+    Ok(dx.into_tensor())
+}
+
+pub(super) fn backward_bias(
+    gpu: &Gpu,
+    dy: &Tensor,
+    dbias: &mut ViewMut<'_>,
+    [n, output]: [usize; 2],
+) -> Result<()> {
+    let numbers = OP.numbers("dy", dy)?;
+    let dy = OP.resident(gpu, "dy", dy, numbers, &[n, output])?;
+    let dbias = OP.parameter_mut(gpu, "dbias", dbias, DType::F32, &[output])?;
+    let rows = BLOCK_ROWS.max(n.div_ceil(MOST_BLOCKS));
+    let blocks = n.div_ceil(rows);
+    let partials = gpu.empty(OP, DType::F32, &[blocks, output])?;
+    let (function, columns) = columns_of_a_thread(dy.address(), output, numbers);
+    let sum = gpu.kernel(OP, &SOURCE, numbers, function)?;
+    let grid = Grid {
+        blocks: [output.div_ceil(WARP * columns), blocks, 1],
+        threads: THREADS,
+        shared: 0,
+    };
+    let sizes = [n as u32, output as u32, rows as u32].map(Into::into);
+    let arguments = [&[(&dy).into(), (&partials).into()], &sizes[..]].concat();
+    // SAFETY: dy is [n, output], partials has a row for each block of rows.
+    unsafe { sum.launch(grid, &arguments)? };
+    let add = gpu.kernel(OP, &SOURCE, numbers, "add_partials")?;
+    let arguments = [
+        (&partials).into(),
+        dbias.into(),
+        (blocks as u32).into(),
+        (output as u32).into(),
+    ];
+    // SAFETY: dbias has an element for each column.
+    unsafe { add.launch(Grid::new(output.div_ceil(WARP), THREADS), &arguments) }
+}
+
+/// The kernel that sums rows, and how many columns each of its threads has.
+fn columns_of_a_thread(dy: Address, output: usize, numbers: DType) -> (&'static str, usize) {
+    let vector = VECTOR_BYTES / numbers.size_in_bytes();
+    if output.is_multiple_of(vector) && dy.get().is_multiple_of(VECTOR_BYTES as u64) {
+        ("sum_rows_vectors", vector)
+    } else {
+        ("sum_rows_any", 1)
+    }
+}
