@@ -3,10 +3,13 @@
 //! Nothing of a graph outlives a call: the forward runs on tensors that candle does not follow, and
 //! the backward runs it once more on some that it does, as a recompute.
 
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, Var, backprop::GradStore};
+#[cfg(feature = "cuda")]
 use candle_core::{
-    CpuStorage, CustomOp1, Layout, Shape, Tensor, Var, WithDType, backprop::GradStore,
+    CudaStorage,
+    backend::{BackendDevice, BackendStorage},
 };
-use cordee_memory::{DType, Element, View, ViewMut};
+use cordee_ops::transfer;
 
 use crate::{Context, Gradients, Keep, ModelError, Parameter, Saved, Segment, Weights};
 
@@ -59,7 +62,7 @@ impl<L: CandleLayer> CandleSegment<L> {
     /// Copies of the parameters: candle owns what it computes with.
     fn weights(&self, weights: Weights<'_>) -> Result<Vec<Tensor>, ModelError> {
         (0..self.parameters.len())
-            .map(|index| tensor_of(weights.get(index)))
+            .map(|index| Ok(transfer::to_tensor(weights.get(index))?))
             .collect()
     }
 
@@ -116,7 +119,7 @@ impl<L: CandleLayer> Segment for CandleSegment<L> {
         let mut found = y.apply_op1(Seed { dy })?.backward()?;
         for (index, (var, parameter)) in vars.iter().zip(&self.parameters).enumerate() {
             let gradient = self.gradient(&mut found, var, &parameter.name)?;
-            add(gradients.get(index), &gradient)?;
+            transfer::add(gradients.get(index), &gradient)?;
         }
         self.gradient(&mut found, &x, "x")
     }
@@ -144,42 +147,19 @@ impl CustomOp1 for Seed {
         Ok((nothing, Shape::from(())))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        storage: &CudaStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let shape = Shape::from(());
+        let dtype = storage.dtype();
+        let nothing = storage.device.zeros_impl(&shape, dtype)?;
+        Ok((nothing, shape))
+    }
+
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> candle_core::Result<Option<Tensor>> {
         Ok(Some(self.dy.clone()))
-    }
-}
-
-fn tensor_of(view: View<'_>) -> Result<Tensor, ModelError> {
-    fn copy<T: Element + WithDType>(view: View<'_>) -> Result<Tensor, ModelError> {
-        let device = candle_core::Device::Cpu;
-        Ok(Tensor::from_slice(
-            view.as_slice::<T>()?,
-            view.shape(),
-            &device,
-        )?)
-    }
-    match view.dtype() {
-        DType::Bf16 => copy::<half::bf16>(view),
-        DType::F32 => copy::<f32>(view),
-        DType::F64 => copy::<f64>(view),
-    }
-}
-
-/// Adds a tensor to memory of the same shape.
-fn add(view: &mut ViewMut<'_>, tensor: &Tensor) -> Result<(), ModelError> {
-    fn add<T: Element + WithDType>(
-        view: &mut ViewMut<'_>,
-        tensor: &Tensor,
-    ) -> Result<(), ModelError> {
-        let summands = tensor.flatten_all()?.to_vec1::<T>()?;
-        for (sum, summand) in view.as_mut_slice::<T>()?.iter_mut().zip(summands) {
-            *sum += summand;
-        }
-        Ok(())
-    }
-    match view.dtype() {
-        DType::Bf16 => add::<half::bf16>(view, tensor),
-        DType::F32 => add::<f32>(view, tensor),
-        DType::F64 => add::<f64>(view, tensor),
     }
 }

@@ -4,7 +4,7 @@
 //! cached.
 
 use cordee_memory::View;
-use cordee_ops::Sequences;
+use cordee_ops::{Sequences, transfer};
 
 use crate::{Context, Keep, Model, ModelError, Weights};
 
@@ -62,15 +62,12 @@ pub fn last_logits(
         loss_mask: None,
     };
     let x = model.forward(&context, parameters, Keep::Dear, drop)?;
-    let last = x.narrow(0, tokens.len() - 1, 1)?.contiguous()?;
+    let last = x.narrow(0, tokens.len() - 1, 1)?;
     let head = model.segments() - 1;
     let logits = model
         .head
         .logits(Weights::new(parameters, model.ids(head)), &last)?;
-    let logits: Vec<f32> = logits
-        .to_dtype(candle_core::DType::F32)?
-        .flatten_all()?
-        .to_vec1()?;
+    let logits = transfer::to_vec(&logits)?;
     if logits.iter().any(|logit| logit.is_nan()) {
         return Err(ModelError::NotANumber);
     }

@@ -49,6 +49,7 @@ pub mod swiglu;
 #[cfg(test)]
 mod testing;
 pub mod timing;
+pub mod transfer;
 
 pub use device::{Device, GpuFacts, GpuMemoryUse, GpuOptions};
 pub use error::{OpError, Result};

@@ -197,6 +197,25 @@ impl Gpu {
         Ok(resident)
     }
 
+    /// Copies `bytes` of this GPU's memory to the beginning of a tensor, which has room for them.
+    pub(crate) fn copy(
+        &self,
+        op: Operator,
+        from: Address,
+        to: &Resident,
+        bytes: usize,
+    ) -> Result<()> {
+        self.bind(op)?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: addresses are of operands that were checked; both have that many bytes.
+        unsafe {
+            result::memcpy_dtod_async(to.address().0, from.0, bytes, self.0.stream.cu_stream())
+        }
+        .map_err(|error| driver_error(op.0, format!("copying {bytes} bytes"), error))
+    }
+
     /// Makes this GPU the one that the driver's calls of this thread are about.
     pub(crate) fn bind(&self, op: Operator) -> Result<()> {
         self.0

@@ -4,12 +4,11 @@ mod recorded;
 
 use std::{ops::Range, path::Path};
 
-use candle_core::DType;
 use cordee_comm::ProcessGroup;
 use cordee_config::{Recompute, hugging_face};
 use cordee_data::DataError;
 use cordee_model::{Context, Keep, Model, Weights, weights};
-use cordee_ops::Sequences;
+use cordee_ops::{Sequences, transfer};
 use cordee_protocol::{LogitsDifference, TraceReport, TraceStep};
 
 use self::recorded::{Recorded, refused};
@@ -118,14 +117,15 @@ fn last_logits(learner: &Learner<'_>, recorded: &Recorded) -> Result<Vec<f32>, T
     let parameters = learner.state.parameter_views()?;
     let x = model.forward(&context, &parameters, Keep::Dear, drop)?;
     let head = model.segments() - 1;
+    // A selection of a few rows: the host does that for any device.
     let behind_last = || {
-        x.reshape((rows, len, ()))?
-            .narrow(1, len - 1, 1)?
-            .squeeze(1)
+        let host = x.to_device(&candle_core::Device::Cpu)?;
+        let last = host.reshape((rows, len, ()))?.narrow(1, len - 1, 1)?;
+        last.squeeze(1)?.contiguous()?.to_device(x.device())
     };
     let weights = Weights::new(&parameters, model.ids(head));
-    let logits = model.head.logits(weights, &behind_last()?.contiguous()?)?;
-    Ok(logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    let logits = model.head.logits(weights, &behind_last()?)?;
+    Ok(transfer::to_vec(&logits)?)
 }
 
 /// The model that `config.json` describes.

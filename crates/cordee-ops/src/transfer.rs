@@ -1,0 +1,94 @@
+//! Between flat memory and tensors, and from a device to the host: what user-written layers and
+//! whoever reads results need, outside of any operator.
+
+use candle_core::{DType as TensorType, Device as TensorDevice, Tensor, WithDType};
+use cordee_memory::{DType, Element, View, ViewMut};
+
+#[cfg(feature = "cuda")]
+use crate::cuda::{Arg, Gpu, Grid, Source};
+use crate::{
+    error::{OpError, Result},
+    operand::Operator,
+};
+
+const OP: Operator = Operator("transfer");
+
+/// A copy of the elements as a tensor of the same shape, on the device that they are on.
+pub fn to_tensor(view: View<'_>) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of_view(&view) {
+        let (dtype, shape) = (view.dtype(), view.shape());
+        let source = OP.parameter(&gpu, "view", view, dtype, shape)?;
+        let copy = gpu.empty(OP, dtype, shape)?;
+        gpu.copy(OP, source, &copy, view.len() * dtype.size_in_bytes())?;
+        return Ok(copy.into_tensor());
+    }
+    fn copy<T: Element + WithDType>(view: View<'_>) -> Result<Tensor> {
+        let elements = view.as_slice::<T>().map_err(memory_error)?;
+        Tensor::from_slice(elements, view.shape(), &TensorDevice::Cpu).map_err(tensor_error)
+    }
+    match view.dtype() {
+        DType::Bf16 => copy::<half::bf16>(view),
+        DType::F32 => copy::<f32>(view),
+        DType::F64 => copy::<f64>(view),
+    }
+}
+
+/// Adds a tensor to memory of the same shape, on the device that both are on. The memory of a GPU
+/// is `f32`, whatever the tensor is; on the host both are of one type.
+pub fn add(view: &mut ViewMut<'_>, tensor: &Tensor) -> Result<()> {
+    let shape = view.shape().to_vec();
+    OP.expect_shape("tensor", tensor.dims(), &shape)?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of_view(&view.as_view()) {
+        static SOURCE: Source = Source {
+            name: "transfer",
+            text: include_str!("transfer.cu"),
+        };
+        const THREADS: usize = 256;
+        let numbers = OP.numbers("tensor", tensor)?;
+        let sum = OP.parameter_mut(&gpu, "view", view, DType::F32, &shape)?;
+        let tensor = OP.resident(&gpu, "tensor", tensor, numbers, &shape)?;
+        let count = shape.iter().product::<usize>();
+        let kernel = gpu.kernel(OP, &SOURCE, numbers, "add")?;
+        let grid = Grid::new(count.div_ceil(THREADS), THREADS);
+        let args: [Arg; 3] = [sum.into(), (&tensor).into(), (count as u64).into()];
+        // SAFETY: two arrays of `count` elements, and a thread for each.
+        return unsafe { kernel.launch(grid, &args) };
+    }
+    fn add<T: Element + WithDType>(view: &mut ViewMut<'_>, tensor: &Tensor) -> Result<()> {
+        let summands = tensor
+            .flatten_all()
+            .and_then(|tensor| tensor.to_vec1::<T>());
+        let summands = summands.map_err(tensor_error)?;
+        let sums = view.as_mut_slice::<T>().map_err(memory_error)?;
+        for (sum, summand) in sums.iter_mut().zip(summands) {
+            *sum += summand;
+        }
+        Ok(())
+    }
+    match view.dtype() {
+        DType::Bf16 => add::<half::bf16>(view, tensor),
+        DType::F32 => add::<f32>(view, tensor),
+        DType::F64 => add::<f64>(view, tensor),
+    }
+}
+
+/// The elements of a tensor of any shape, wherever it is. Waits for the device, if it is on one.
+pub fn to_vec(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor
+        .to_device(&TensorDevice::Cpu)
+        .and_then(|tensor| tensor.to_dtype(TensorType::F32)?.flatten_all()?.to_vec1())
+        .map_err(tensor_error)
+}
+
+fn memory_error(source: cordee_memory::MemoryError) -> OpError {
+    OpError::Memory { op: OP.0, source }
+}
+
+fn tensor_error(source: candle_core::Error) -> OpError {
+    OpError::Tensor {
+        op: OP.0,
+        source: Box::new(source),
+    }
+}
