@@ -1,12 +1,15 @@
 //! Where the time goes: a stopwatch of each thread, by operator and pass.
 //!
 //! It is off unless [`start`] was called on the thread that calls the operators; off, it costs them
-//! one look at a thread-local flag.
+//! one look at a thread-local flag. Work of a GPU is waited for at both ends of a call, or else only
+//! the asking for it would be timed: steps take longer while the stopwatch is on.
 
 use std::{
     cell::{Cell, RefCell},
     time::{Duration, Instant},
 };
+
+use crate::Device;
 
 /// What part of a step a call belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,6 +57,7 @@ enum State {
 }
 
 thread_local! {
+    static DEVICE: RefCell<Device> = const { RefCell::new(Device::HOST) };
     static STATE: Cell<State> = const { Cell::new(State::Off) };
     static TOTALS: RefCell<Vec<Total>> = const { RefCell::new(Vec::new()) };
 }
@@ -65,9 +69,10 @@ struct Total {
     time: Duration,
 }
 
-/// Starts the stopwatch of this thread from nothing.
-pub fn start() {
+/// Starts the stopwatch of this thread from nothing; operators compute on `device`.
+pub fn start(device: &Device) {
     TOTALS.take();
+    DEVICE.replace(device.clone());
     STATE.set(State::Ready);
 }
 
@@ -75,6 +80,7 @@ pub fn start() {
 /// where it was not started.
 pub fn take() -> Vec<Entry> {
     STATE.set(State::Off);
+    DEVICE.replace(Device::HOST);
     let entry = |total: Total| Entry {
         operator: total.operator,
         pass: total.pass,
@@ -97,6 +103,7 @@ pub(crate) struct Scope {
 pub(crate) fn scope(operator: &'static str, pass: Pass) -> Scope {
     let started = (STATE.get() == State::Ready).then(|| {
         STATE.set(State::Inside);
+        settle();
         Instant::now()
     });
     Scope {
@@ -106,10 +113,16 @@ pub(crate) fn scope(operator: &'static str, pass: Pass) -> Scope {
     }
 }
 
+/// Waits for the device. Its failures are told by the next operator that asks something of it.
+fn settle() {
+    DEVICE.with_borrow(|device| drop(device.synchronise()));
+}
+
 impl Drop for Scope {
     #[inline]
     fn drop(&mut self) {
         if let Some(started) = self.started {
+            settle();
             self.add(started.elapsed());
             STATE.set(State::Ready);
         }
@@ -142,6 +155,7 @@ mod tests {
     use std::{thread::sleep, time::Duration};
 
     use super::{Pass, scope, start, take};
+    use crate::Device;
 
     #[test]
     fn calls_are_counted_for_the_outermost() {
@@ -151,7 +165,7 @@ mod tests {
             sleep(Duration::from_millis(2));
         };
         outer();
-        start();
+        start(&Device::HOST);
         outer();
         outer();
         drop(scope("inner", Pass::Backward));
@@ -169,9 +183,9 @@ mod tests {
 
     #[test]
     fn each_start_begins_from_nothing() {
-        start();
+        start(&Device::HOST);
         drop(scope("first", Pass::Forward));
-        start();
+        start(&Device::HOST);
         drop(scope("second", Pass::Update));
         let entries = take();
         assert_eq!((entries.len(), entries[0].operator), (1, "second"));

@@ -48,7 +48,7 @@ pub fn bench(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchRep
         if index == bench.warmup {
             drawing.take();
             learner.times = Times::default();
-            timing::start();
+            timing::start(&cordee_ops::Device::HOST);
         }
         let started = Instant::now();
         losses.push(step(bench, &mut learner, &mut drawing, index as u64)?);
