@@ -35,9 +35,19 @@ const CALL: Call = Call {
     spread: 1.0,
 };
 
+const DOCUMENTS: Sequences<'static> = Sequences::Documents(&[0, 1, 2, 67, 149, 150]);
+
+fn case(name: &'static str, call: Call) -> Case {
+    Case::new("attention", name, BOUND, move |on| attend(on, call))
+}
+
 pub(super) fn cases() -> Vec<Case> {
-    let case = |name, call: Call| Case::new("attention", name, BOUND, move |on| attend(on, call));
-    let documents = Sequences::Documents(&[0, 1, 2, 67, 149, 150]);
+    let mut cases = narrow_heads();
+    cases.extend(wide_heads());
+    cases
+}
+
+fn narrow_heads() -> Vec<Case> {
     let ungrouped = CALL;
     let grouped = Call {
         heads: 6,
@@ -56,20 +66,9 @@ pub(super) fn cases() -> Vec<Case> {
         case("2 rows of 75, 2 heads of 16", ungrouped),
         case("2 rows of 75, 6 heads of 5 in 2 groups", grouped),
         case(
-            "one row of 331, 4 heads of 64 in 1 group",
-            Call {
-                tokens: 331,
-                sequences: Sequences::Rows(331),
-                heads: 4,
-                kv_heads: 1,
-                head_dim: 64,
-                ..CALL
-            },
-        ),
-        case(
             "documents of 1 to 82",
             Call {
-                sequences: documents,
+                sequences: DOCUMENTS,
                 ..grouped
             },
         ),
@@ -101,7 +100,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "window of 20, documents of 1 to 82",
             Call {
-                sequences: documents,
+                sequences: DOCUMENTS,
                 window: Some(20),
                 ..ungrouped
             },
@@ -111,6 +110,52 @@ pub(super) fn cases() -> Vec<Case> {
             Call {
                 spread: 8.0,
                 ..ungrouped
+            },
+        ),
+    ]
+}
+
+/// As models have them: a GPU has kernels for some of these sizes alone.
+fn wide_heads() -> Vec<Case> {
+    vec![
+        case(
+            "one row of 331, 4 heads of 64 in 1 group",
+            Call {
+                tokens: 331,
+                sequences: Sequences::Rows(331),
+                heads: 4,
+                kv_heads: 1,
+                head_dim: 64,
+                ..CALL
+            },
+        ),
+        case(
+            "documents of 1 to 82, 4 heads of 64 in 2 groups",
+            Call {
+                sequences: DOCUMENTS,
+                heads: 4,
+                head_dim: 64,
+                ..CALL
+            },
+        ),
+        case(
+            "window of 70, one row of 261, 2 heads of 128 in 1 group",
+            Call {
+                tokens: 261,
+                sequences: Sequences::Rows(261),
+                window: Some(70),
+                kv_heads: 1,
+                head_dim: 128,
+                ..CALL
+            },
+        ),
+        case(
+            "one row of 70, 2 heads of 160",
+            Call {
+                tokens: 70,
+                sequences: Sequences::Rows(70),
+                head_dim: 160,
+                ..CALL
             },
         ),
     ]
