@@ -28,8 +28,8 @@
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __constant__ static
-// With STAND_IN_SHARED_SECTION (and -fno-weak) static shared memory can be found, to be filled with 0xFF
-// before each block.
+// With STAND_IN_SHARED_SECTION static shared memory can be found, to be filled with 0xFF before each block;
+// the kernels then have to be in a namespace without name, for no template's may be shared with other files.
 #ifdef STAND_IN_SHARED_SECTION
 #define __shared__ static __attribute__((section("shared_memory")))
 #else

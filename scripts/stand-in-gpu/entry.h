@@ -5,6 +5,7 @@
 namespace stand_in {
 
 struct Launch {
+    const char *kernel; // its name
     unsigned grid[3], block[3];
     unsigned long shared_bytes;
     void **parameters; // the address of each

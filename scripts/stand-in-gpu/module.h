@@ -39,28 +39,22 @@ struct FaultReports {
     }
 };
 
-template <typename T> struct IsPointer { static constexpr unsigned char VALUE = 0; };
-template <typename T> struct IsPointer<T *> { static constexpr unsigned char VALUE = 1; };
+template <typename T> struct IsPointer { enum { VALUE = 0 }; };
+template <typename T> struct IsPointer<T *> { enum { VALUE = 1 }; };
 
-template <auto kernel, typename... A> struct Made {
+template <auto kernel, typename... A> Entry make(void (*)(A...), unsigned most_threads) {
     static_assert(((sizeof(A) <= 8) && ...), "a kernel's parameters are of at most 8 bytes");
-    static constexpr unsigned char POINTERS[] = {IsPointer<A>::VALUE..., 0};
-    static const char *name;
-    static void run(const Launch &one) {
+    static const unsigned char pointers[] = {IsPointer<A>::VALUE..., 0};
+    auto run = [](const Launch &one) {
         FaultReports reports;
-        launch(name, dim3(one.grid[0], one.grid[1], one.grid[2]), dim3(one.block[0], one.block[1], one.block[2]),
+        launch(one.kernel, dim3(one.grid[0], one.grid[1], one.grid[2]), dim3(one.block[0], one.block[1], one.block[2]),
                one.shared_bytes, kernel, one.parameters);
-    }
-};
-template <auto kernel, typename... A> const char *Made<kernel, A...>::name = "?";
-
-template <auto kernel, typename... A> Entry make(void (*)(A...), const char *name, unsigned most_threads) {
-    Made<kernel, A...>::name = name;
-    return {&Made<kernel, A...>::run, sizeof...(A), Made<kernel, A...>::POINTERS, most_threads};
+    };
+    return {run, sizeof...(A), pointers, most_threads};
 }
 
 } // namespace stand_in
 
 #define STAND_IN_KERNEL(name, most_threads) \
     extern "C" __attribute__((visibility("default"))) const stand_in::Entry stand_in_entry_##name = \
-        stand_in::make<&name>(&name, #name, most_threads);
+        stand_in::make<&name>(&name, most_threads);

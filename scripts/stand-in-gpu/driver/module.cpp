@@ -224,7 +224,7 @@ EXPORT Result cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_
     if (extra) {
         return NOT_SUPPORTED;
     }
-    return launch(function, {{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, parameters}, stream);
+    return launch(function, {function->name.c_str(), {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, parameters}, stream);
 }
 
 namespace {

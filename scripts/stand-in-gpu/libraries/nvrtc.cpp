@@ -80,9 +80,10 @@ bool write_file(const std::string &path, const std::string &text) {
     return fclose(file) == 0 && whole;
 }
 
-// The source, and after it the entries of its kernels.
+// The source, and after it the entries of its kernels. In a namespace of its own without name, so that all
+// its shared memory, of templates too, can be in one section (see device.h).
 std::string with_entries(const std::string &source, const std::string &name) {
-    std::string text = "#line 1 \"" + name + "\"\n" + source + "\n#include \"module.h\"\n";
+    std::string text = "namespace {\n#line 1 \"" + name + "\"\n" + source + "\n}\n#include \"module.h\"\n";
     const std::string bounds = R"((?:__launch_bounds__\s*\(\s*([^,()]+|[^()]*\([^()]*\)[^,()]*)\s*(?:,[^)]*)?\)\s*)?)";
     const std::regex kernel(R"(extern\s+"C"\s+__global__\s+)" + bounds + R"((?:void\s+))" + bounds + R"(([A-Za-z_]\w*)\s*\()");
     for (std::sregex_iterator found(source.begin(), source.end(), kernel), end; found != end; ++found) {
@@ -138,7 +139,7 @@ Result compile(Program *program, int count, const char *const *options) {
     }
     std::string source = path + "/source.cpp", library = path + "/module.so", errors = path + "/errors", device = folder() + "/device";
     std::vector<std::string> command = {STAND_IN_CXX, "-std=c++17", "-O2", "-march=native", "-w", "-fPIC", "-shared",
-        "-fvisibility=hidden", "-fno-gnu-unique", "-fno-weak", "-DSTAND_IN_SHARED_SECTION", "-I" + device};
+        "-fvisibility=hidden", "-fno-gnu-unique", "-DSTAND_IN_SHARED_SECTION", "-I" + device};
     Result result = INVALID_OPTION;
     if (translate(count, options, program, command)) {
         command.insert(command.end(), {"-include", device + "/device.h", source, "-o", library});
