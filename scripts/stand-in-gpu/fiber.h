@@ -316,8 +316,7 @@ inline void run_block(unsigned shared_bytes) {
     dim3 size = state.block_size;
     state.threads = state.live = size.x * size.y * size.z;
     state.waiting = state.count = state.first = 0;
-    memset(state.dynamic_shared, 0xff, shared_bytes);
-    memset(state.dynamic_shared + shared_bytes, 0xa5, RED_ZONE);
+    memset(state.dynamic_shared, 0xff, shared_bytes + RED_ZONE); // NaN
 #ifdef STAND_IN_SHARED_SECTION
     if (&__start_shared_memory[0]) {
         memset(__start_shared_memory, 0xff, (size_t)(__stop_shared_memory - __start_shared_memory));
@@ -340,7 +339,7 @@ inline void run_block(unsigned shared_bytes) {
     make_all_runnable(0, state.threads, 0xffffffff, AT_BARRIER);
     switch_to_next(&state.host);
     for (unsigned i = 0; i < RED_ZONE; i++) {
-        if (state.dynamic_shared[shared_bytes + i] != 0xa5) {
+        if (state.dynamic_shared[shared_bytes + i] != 0xff) {
             fail("wrote past the end of its dynamic shared memory");
         }
     }

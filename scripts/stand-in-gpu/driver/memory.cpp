@@ -6,14 +6,16 @@
 namespace driver {
 namespace {
 
-constexpr size_t ALIGNMENT = 256, RED_ZONE = 256, STEP = 2 << 20, QUARANTINE = 64 << 20;
-constexpr unsigned char ZONE_BYTE = 0xa5, POISON = 0xff;
+constexpr size_t ALIGNMENT = 256, STEP = 2 << 20, QUARANTINE = 64 << 20;
+// NaN in all types, so that what is read there shows too.
+constexpr unsigned char POISON = 0xff;
 
 struct Allocation {
     size_t bytes;  // as asked for
     size_t charged; // in whole units
     Device *device;
     bool from_pool;
+    size_t zone;          // bytes of each red zone
     unsigned char *begin; // of the memory of the host, a red zone before the address
 };
 
@@ -30,12 +32,12 @@ bool all(const unsigned char *bytes, size_t count, unsigned char value) {
 }
 
 [[noreturn]] void damaged(const Allocation &allocation, const char *what, const char *after) {
-    size_t size = RED_ZONE + allocation.charged + RED_ZONE;
+    size_t zone = allocation.zone, size = zone + allocation.charged + zone;
     long at = 0;
     for (size_t i = 0; i < size; i++) {
-        bool inside = i >= RED_ZONE && i < RED_ZONE + allocation.bytes;
-        if (!strcmp(what, "freed") ? inside && allocation.begin[i] != POISON : !inside && allocation.begin[i] != ZONE_BYTE) {
-            at = (long)i - (long)RED_ZONE;
+        bool inside = i >= zone && i < zone + allocation.bytes;
+        if (inside == !strcmp(what, "freed") && allocation.begin[i] != POISON) {
+            at = (long)i - (long)zone;
             break;
         }
     }
@@ -45,15 +47,15 @@ bool all(const unsigned char *bytes, size_t count, unsigned char value) {
 }
 
 void check_zones(const Allocation &allocation, const char *after) {
-    const unsigned char *inside = allocation.begin + RED_ZONE;
-    if (!all(allocation.begin, RED_ZONE, ZONE_BYTE) ||
-        !all(inside + allocation.bytes, allocation.charged - allocation.bytes + RED_ZONE, ZONE_BYTE)) {
+    const unsigned char *inside = allocation.begin + allocation.zone;
+    if (!all(allocation.begin, allocation.zone, POISON) ||
+        !all(inside + allocation.bytes, allocation.charged - allocation.bytes + allocation.zone, POISON)) {
         damaged(allocation, "zone", after);
     }
 }
 
 void check_freed(const Allocation &allocation, const char *after) {
-    if (!all(allocation.begin + RED_ZONE, allocation.bytes, POISON)) {
+    if (!all(allocation.begin + allocation.zone, allocation.bytes, POISON)) {
         damaged(allocation, "freed", after);
     }
 }
@@ -85,15 +87,15 @@ Result allocate(Address *address, size_t bytes, Device *device, bool from_pool) 
     if (bytes > device->total || reserved + plain > device->total) {
         return OUT_OF_MEMORY;
     }
-    void *memory = aligned_alloc(ALIGNMENT, RED_ZONE + charged + RED_ZONE);
+    size_t zone = up(bytes / 4, ALIGNMENT);
+    zone = zone < 256 ? 256 : zone > 2048 ? 2048 : zone;
+    void *memory = aligned_alloc(ALIGNMENT, zone + charged + zone);
     if (!memory) {
         say("the host has no %zu bytes left for device memory", bytes);
         return OUT_OF_MEMORY;
     }
-    Allocation allocation{bytes, charged, device, from_pool, (unsigned char *)memory};
-    memset(memory, ZONE_BYTE, RED_ZONE);
-    memset(allocation.begin + RED_ZONE, POISON, bytes);
-    memset(allocation.begin + RED_ZONE + bytes, ZONE_BYTE, charged - bytes + RED_ZONE);
+    Allocation allocation{bytes, charged, device, from_pool, zone, (unsigned char *)memory};
+    memset(memory, POISON, zone + charged + zone);
     if (from_pool) {
         pool.used += charged;
         pool.used_high = pool.used > pool.used_high ? pool.used : pool.used_high;
@@ -102,7 +104,7 @@ Result allocate(Address *address, size_t bytes, Device *device, bool from_pool) 
     } else {
         device->plain = plain;
     }
-    *address = (Address)(allocation.begin + RED_ZONE);
+    *address = (Address)(allocation.begin + zone);
     living.emplace(*address, allocation);
     return SUCCESS;
 }
@@ -118,7 +120,7 @@ Result release(Address address) {
     check_zones(allocation, "found as it was freed");
     living.erase(found);
     (allocation.from_pool ? allocation.device->pool.used : allocation.device->plain) -= allocation.charged;
-    memset(allocation.begin + RED_ZONE, POISON, allocation.bytes);
+    memset(allocation.begin + allocation.zone, POISON, allocation.bytes);
     freed.push_back(allocation);
     freed_bytes += allocation.charged;
     size_t kept = 0;
