@@ -1,10 +1,11 @@
 // The stand-in libnvrtc.so.13: compiles kernel sources with a C++ compiler, for the CPU. It finds device.h
-// in the folder `device` beside itself, and the kernels of a source by their form,
+// in the folder `device` beside itself, and the kernels of a source by their form, after the preprocessor:
 // `extern "C" __global__ void NAME(`, with or without __launch_bounds__.
 #include "../entry.h"
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <regex>
+#include <set>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -80,16 +81,18 @@ bool write_file(const std::string &path, const std::string &text) {
     return fclose(file) == 0 && whole;
 }
 
-// The source, and after it the entries of its kernels. In a namespace of its own without name, so that all
-// its shared memory, of templates too, can be in one section (see device.h).
-std::string with_entries(const std::string &source, const std::string &name) {
-    std::string text = "namespace {\n#line 1 \"" + name + "\"\n" + source + "\n}\n#include \"module.h\"\n";
-    const std::string bounds = R"((?:__launch_bounds__\s*\(\s*([^,()]+|[^()]*\([^()]*\)[^,()]*)\s*(?:,[^)]*)?\)\s*)?)";
-    const std::regex kernel(R"(extern\s+"C"\s+__global__\s+)" + bounds + R"((?:void\s+))" + bounds + R"(([A-Za-z_]\w*)\s*\()");
-    for (std::sregex_iterator found(source.begin(), source.end(), kernel), end; found != end; ++found) {
+// The entries of the kernels, which are found in the source as the preprocessor leaves it (see scan.h).
+std::string entries(const std::string &preprocessed) {
+    std::string text;
+    std::set<std::string> seen;
+    const std::string bounds = R"((?:stand_in_bounds_mark\s*\(\s*([^,()]+|[^()]*\([^()]*\)[^,()]*)\s*(?:,[^)]*)?\)\s*)?)";
+    const std::regex kernel(R"(extern\s+"C"\s+stand_in_kernel_mark\s+)" + bounds + R"(void\s+)" + bounds + R"(([A-Za-z_]\w*)\s*\()");
+    for (std::sregex_iterator found(preprocessed.begin(), preprocessed.end(), kernel), end; found != end; ++found) {
         const std::smatch &match = *found;
         std::string most = match[1].matched ? match[1] : match[2].matched ? match[2] : std::string("1024");
-        text += "STAND_IN_KERNEL(" + match[3].str() + ", (" + most + "))\n";
+        if (seen.insert(match[3]).second) {
+            text += "STAND_IN_KERNEL(" + match[3].str() + ", (" + most + "))\n";
+        }
     }
     return text;
 }
@@ -137,17 +140,24 @@ Result compile(Program *program, int count, const char *const *options) {
         program->log = "no folder can be made in " + path + "\n";
         return INTERNAL_ERROR;
     }
-    std::string source = path + "/source.cpp", library = path + "/module.so", errors = path + "/errors", device = folder() + "/device";
-    std::vector<std::string> command = {STAND_IN_CXX, "-std=c++17", "-O2", "-march=native", "-w", "-fPIC", "-shared",
-        "-fvisibility=hidden", "-fno-gnu-unique", "-DSTAND_IN_SHARED_SECTION", "-I" + device};
+    std::string source = path + "/source.cpp", scanned = path + "/scanned", library = path + "/module.so", errors = path + "/errors";
+    std::string device = folder() + "/device";
+    std::vector<std::string> defines;
     Result result = INVALID_OPTION;
-    if (translate(count, options, program, command)) {
-        command.insert(command.end(), {"-include", device + "/device.h", source, "-o", library});
-        result = SUCCESS;
-        if (!write_file(source, with_entries(program->source, program->name)) || !run(command, errors)) {
-            program->log = read_file(errors);
-            result = COMPILATION;
-        }
+    if (translate(count, options, program, defines)) {
+        auto command = [&](std::vector<std::string> parts) {
+            parts.insert(parts.begin(), {STAND_IN_CXX, "-std=c++17"});
+            parts.insert(parts.end(), defines.begin(), defines.end());
+            return parts;
+        };
+        // In a namespace without name, so that all shared memory, of templates too, can be in one section (see device.h).
+        std::string text = "namespace {\n#line 1 \"" + program->name + "\"\n" + program->source + "\n}\n";
+        bool whole = write_file(source, text) && run(command({"-E", "-P", "-include", device + "/scan.h", source, "-o", scanned}), errors);
+        whole = whole && write_file(source, text + "#include \"module.h\"\n" + entries(read_file(scanned)));
+        whole = whole && run(command({"-O2", "-march=native", "-w", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-gnu-unique",
+            "-DSTAND_IN_SHARED_SECTION", "-I" + device, "-include", device + "/device.h", source, "-o", library}), errors);
+        result = whole ? SUCCESS : COMPILATION;
+        program->log = whole ? "" : read_file(errors);
         std::string bytes = read_file(library);
         if (result == SUCCESS) {
             stand_in_image head = {STAND_IN_IMAGE, bytes.size(), STAND_IN_VERSION};
@@ -155,7 +165,7 @@ Result compile(Program *program, int count, const char *const *options) {
             program->image += bytes;
         }
     }
-    for (const std::string &file : {source, library, errors}) {
+    for (const std::string &file : {source, scanned, library, errors}) {
         unlink(file.c_str());
     }
     rmdir(path.c_str());

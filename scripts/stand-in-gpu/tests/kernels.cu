@@ -21,6 +21,15 @@ extern "C" __global__ void __launch_bounds__(256) row_sums(const float *x, float
     }
 }
 
+// extern "C" __global__ void not_there(float *x) would be found by who reads comments.
+#ifdef NOT_DEFINED
+extern "C" __global__ void nor_there(float *x) {}
+#endif
+constexpr unsigned THREADS_OF_MADE = 64;
+#define MADE(name, value) \
+    extern "C" __global__ void __launch_bounds__(THREADS_OF_MADE, 2) name(float *x) { *x = value + ANY; }
+MADE(made, 3)
+
 struct Pair {
     float value, lane;
 };

@@ -193,6 +193,8 @@ static void test_kernels(const std::string &source) {
     expect(launch(module, "row_sums", 1, 256, 60 << 10, {on_device, sums, 300, 1}) == 0, "more shared memory, allowed");
     expect(launch(module, "row_sums", 1, 256, 1024, {300, sums, 300, 1}) == 1, "a number where an address belongs");
     expect(launch(module, "none", 1, 1, 0, {}) == 500, "a kernel that is not there");
+    expect(launch(module, "made", 1, 64, 0, {out}) == 0 && download(out, 1)[0] == 4, "a kernel that a macro makes, and a definition");
+    expect(launch(module, "made", 1, 65, 0, {out}) == 701, "its launch bounds");
     void *text = compile("extern \"C\" __global__ void seven(float *x, double y) { *x = 7 + (float)y; }", true), *empty;
     double half = 0.5;
     uint64_t bits;
