@@ -13,7 +13,7 @@ use std::error::Error;
 
 use candle_core::{D, Tensor};
 use cordee_config::ModelConfig;
-use cordee_memory::{Buffer, DType};
+use cordee_memory::{Buffer, DType, View, ViewMut};
 use cordee_model::{
     CandleSegment, Context, Embedding, Gradients, Head, Init, Keep, Model, Parameter, Segment,
     Weights,
@@ -94,15 +94,19 @@ pub(crate) fn train(steps: u64) -> Result<(f64, f64), Box<dyn Error>> {
         let mut kept = Vec::new();
         let x = model.forward(&context, &views, Keep::All, |saved| kept.push(saved))?;
         let mut of = Gradients::new(&mut lent, model.ids(2), &mut received);
-        let (loss, dx) = model
-            .head
-            .loss_and_gradient(&context, weights(2), &x, &mut of)?;
+        let mut sum = [0.0];
+        let mut nll = ViewMut::from_slice(&mut sum, &[1])?;
+        let (loss, dx) =
+            model
+                .head
+                .loss_and_gradient(&context, weights(2), &x, &mut of, &mut nll)?;
         let mut of = Gradients::new(&mut lent, model.ids(1), &mut received);
         let saved = kept.pop().ok_or("one block keeps one thing")?;
         let dx = model.blocks[0].backward(&context, weights(1), saved, dx, &mut of)?;
         let mut of = Gradients::new(&mut lent, model.ids(0), &mut received);
         model.embedding.backward(&context, &dx, &mut of)?;
-        losses.push(loss.nll_sum / loss.trained as f64);
+        let scale = [1.0 / loss.trained as f64];
+        losses.push(sum[0] * scale[0]);
 
         drop((views, lent));
         for slot in layout.slots() {
@@ -110,6 +114,7 @@ pub(crate) fn train(steps: u64) -> Result<(f64, f64), Box<dyn Error>> {
                 params: parameters.slot_view_mut(slot)?,
                 m: first_moment.slot_view_mut(slot)?,
                 v: second_moment.slot_view_mut(slot)?,
+                compute: None,
             };
             let hyper = AdamW {
                 lr: 0.02,
@@ -118,9 +123,9 @@ pub(crate) fn train(steps: u64) -> Result<(f64, f64), Box<dyn Error>> {
                 eps: 1e-8,
                 weight_decay: 0.0,
                 step,
-                gradient_scale: 1.0 / loss.trained as f64,
             };
-            adamw::step(updated, gradients.slot_view(slot)?, &hyper)?;
+            let scale = View::from_slice(&scale, &[1])?;
+            adamw::step(updated, gradients.slot_view(slot)?, scale, &hyper)?;
         }
     }
     Ok((losses[0], losses[losses.len() - 1]))

@@ -2,7 +2,8 @@
 
 use candle_core::Tensor;
 use cordee_config::{ModelConfig, ModelFamily};
-use cordee_ops::head::{self, LossSum, Targets};
+use cordee_memory::ViewMut;
+use cordee_ops::head::{self, Losses, Sums, Targets};
 
 use crate::{
     Context, Gradients, Init, ModelError, Parameter, Weights,
@@ -63,38 +64,45 @@ impl Head {
         Ok(head::logits(&normed, weights.get(self.output))?)
     }
 
-    /// The loss of the micro-batch.
+    /// The losses of the micro-batch; adds their sum to `nll`, `f64` `[1]`.
     pub fn loss(
         &self,
         context: &Context<'_>,
         weights: Weights<'_>,
         x: &Tensor,
-    ) -> Result<LossSum, ModelError> {
+        nll: &mut ViewMut<'_>,
+    ) -> Result<Losses, ModelError> {
         let normed = self.norm.forward(weights, x)?.y;
         let output = weights.get(self.output);
-        Ok(head::loss(&normed, output, &targets(context))?)
+        Ok(head::loss(&normed, output, &targets(context), nll)?)
     }
 
-    /// The loss, and the gradient of its sum with respect to `x`. Not divided by the number of
-    /// trained tokens, which only all ranks and micro-batches together know.
+    /// The losses, whose sum is added to `nll`, `f64` `[1]`, and the gradient of that sum with respect
+    /// to `x`. Not divided by the number of trained tokens, which only all ranks and micro-batches
+    /// together know.
     pub fn loss_and_gradient(
         &self,
         context: &Context<'_>,
         weights: Weights<'_>,
         x: &Tensor,
         gradients: &mut Gradients<'_, '_>,
-    ) -> Result<(LossSum, Tensor), ModelError> {
+        nll: &mut ViewMut<'_>,
+    ) -> Result<(Losses, Tensor), ModelError> {
         let normed = self.norm.forward(weights, x)?;
-        let (output, doutput) = (weights.get(self.output), gradients.get(self.output));
-        let (loss, dnormed) =
-            head::loss_and_gradient(&normed.y, output, &targets(context), doutput)?;
+        let output = weights.get(self.output);
+        let sums = Sums {
+            nll: nll.reborrow(),
+            dweight: gradients.get(self.output).reborrow(),
+        };
+        let (losses, dnormed) =
+            head::loss_and_gradient(&normed.y, output, &targets(context), sums)?;
         let norm = NormBackward {
             dy: &dnormed,
             x,
             statistics: &normed.statistics,
             residual: None,
         };
-        Ok((loss, self.norm.backward(weights, &norm, gradients)?))
+        Ok((losses, self.norm.backward(weights, &norm, gradients)?))
     }
 }
 

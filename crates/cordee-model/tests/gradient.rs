@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 use cordee_config::{Gelu, ModelConfig, ModelFamily, RopeScaling, RopeScalingKind};
-use cordee_memory::{Buffer, DType, Layout, View};
+use cordee_memory::{Buffer, DType, Layout, View, ViewMut};
 use cordee_model::{Context, Gradients, Keep, Model, Weights};
 use cordee_ops::Sequences;
 
@@ -148,7 +148,11 @@ impl Case {
             .unwrap();
         let head = self.model.segments() - 1;
         let weights = Weights::new(&views, self.model.ids(head));
-        self.model.head.loss(&context, weights, &x).unwrap().nll_sum
+        let mut sum = [0.0];
+        let mut nll = ViewMut::from_slice(&mut sum, &[1]).unwrap();
+        let head = &self.model.head;
+        head.loss(&context, weights, &x, &mut nll).unwrap();
+        sum[0]
     }
 
     fn gradient(&self, keep: Keep) -> Buffer {
@@ -164,10 +168,12 @@ impl Case {
             .unwrap();
         let head = self.model.segments() - 1;
         let mut lent = Gradients::new(&mut gradients, self.model.ids(head), &mut received);
+        let mut sum = [0.0];
+        let mut nll = ViewMut::from_slice(&mut sum, &[1]).unwrap();
         let (_, mut dx) = self
             .model
             .head
-            .loss_and_gradient(&context, weights(head), &x, &mut lent)
+            .loss_and_gradient(&context, weights(head), &x, &mut lent, &mut nll)
             .unwrap();
         for (index, block) in self.model.blocks.iter().enumerate().rev() {
             let mut lent = Gradients::new(&mut gradients, self.model.ids(index + 1), &mut received);

@@ -84,15 +84,13 @@ fn step(
         let turn = (index as usize * plan.accumulation_steps + micro) * world + rank;
         Ok::<_, DataError>(drawing.time(|| random_batch(bench, turn)))
     });
-    let sums = learner.accumulate(micro_batches, false)?;
-    let grad_norm = learner.gradient_norm(&sums)?;
+    let counts = learner.accumulate(micro_batches, false)?;
     let update = Update {
         step: index + 1,
         lr: learning_rate(&plan.config, index + 1),
-        tokens_trained: sums.tokens_trained,
+        tokens_trained: counts.tokens_trained,
     };
-    learner.update(&plan.config.optimizer, &update, grad_norm)?;
-    Ok(sums.loss())
+    Ok(learner.update(&plan.config.optimizer, &update)?.loss)
 }
 
 /// A micro-batch of tokens that depend on the seed and on `turn` alone.

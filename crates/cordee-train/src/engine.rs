@@ -5,7 +5,7 @@ use cordee_config::Recompute;
 use cordee_data::Batch;
 use cordee_memory::{View, ViewMut};
 use cordee_model::{Context, Gradients, Keep, Model, Saved, Weights};
-use cordee_ops::{Sequences, head::LossSum};
+use cordee_ops::{Sequences, head::Losses};
 
 use crate::TrainError;
 
@@ -31,13 +31,15 @@ impl<'m> Engine<'m> {
         self.received.iter().position(|received| !received)
     }
 
-    /// Adds the gradient of the micro-batch's summed loss to `gradients`; returns the loss.
+    /// Adds the micro-batch's summed loss to `nll` and its gradient to `gradients`; returns the
+    /// losses.
     pub(crate) fn forward_backward(
         &mut self,
         batch: &Batch,
         parameters: &[View<'_>],
         gradients: &mut [ViewMut<'_>],
-    ) -> Result<LossSum, TrainError> {
+        nll: &mut ViewMut<'_>,
+    ) -> Result<Losses, TrainError> {
         let tokens = Split::of(batch);
         let context = tokens.context(batch);
         let model = self.model;
@@ -57,10 +59,10 @@ impl<'m> Engine<'m> {
 
         let head = model.segments() - 1;
         let mut lent = Gradients::new(gradients, model.ids(head), &mut self.received);
-        let (loss, mut dx) =
+        let (losses, mut dx) =
             model
                 .head
-                .loss_and_gradient(&context, weights(head), &x, &mut lent)?;
+                .loss_and_gradient(&context, weights(head), &x, &mut lent, nll)?;
         drop(x);
         for (index, block) in model.blocks.iter().enumerate().rev() {
             let weights = weights(index + 1);
@@ -73,7 +75,7 @@ impl<'m> Engine<'m> {
         }
         let mut lent = Gradients::new(gradients, model.ids(0), &mut self.received);
         model.embedding.backward(&context, &dx, &mut lent)?;
-        Ok(loss)
+        Ok(losses)
     }
 
     /// What the first forward of a block keeps.
@@ -85,12 +87,13 @@ impl<'m> Engine<'m> {
         }
     }
 
-    /// The loss of a micro-batch alone.
+    /// The losses of a micro-batch alone; adds their sum to `nll`.
     pub(crate) fn loss(
         &self,
         batch: &Batch,
         parameters: &[View<'_>],
-    ) -> Result<LossSum, TrainError> {
+        nll: &mut ViewMut<'_>,
+    ) -> Result<Losses, TrainError> {
         let tokens = Split::of(batch);
         let context = tokens.context(batch);
         let model = self.model;
@@ -98,7 +101,7 @@ impl<'m> Engine<'m> {
         let x = model.forward(&context, parameters, Keep::Dear, drop)?;
         Ok(model
             .head
-            .loss(&context, weights(model.segments() - 1), &x)?)
+            .loss(&context, weights(model.segments() - 1), &x, nll)?)
     }
 }
 
@@ -214,7 +217,11 @@ mod tests {
         };
 
         let mut engine = Engine::new(&model, Recompute::None);
-        engine.forward_backward(&batch, &views, &mut lent).unwrap();
+        let mut sum = [0.0];
+        let mut nll = ViewMut::from_slice(&mut sum, &[1]).unwrap();
+        engine
+            .forward_backward(&batch, &views, &mut lent, &mut nll)
+            .unwrap();
         let untouched = engine
             .untouched()
             .map(|id| model.parameters()[id].name.as_str());

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use cordee_comm::ProcessGroup;
 use cordee_data::Validation;
-use cordee_memory::View;
+use cordee_memory::{Buffer, DType, View};
 use cordee_protocol::{Evaluation, SourceEvaluation};
 
 use crate::{TrainError, engine::Engine};
@@ -23,7 +23,7 @@ pub(crate) fn evaluate(
 ) -> Result<Evaluation, TrainError> {
     let started = Instant::now();
     let sources = 0..validation.sources();
-    let mut nll_sums = vec![0.0; validation.sources()];
+    let mut sums = Buffer::zeroed(DType::F64, validation.sources())?;
     let mut turn = 0;
     for source in sources.clone() {
         let windows = validation.windows(source);
@@ -34,10 +34,12 @@ pub(crate) fn evaluate(
             }
             let last = windows.min(first + rows as u64);
             let batch = validation.read(source, first..last)?;
-            nll_sums[source] += engine.loss(&batch, parameters)?.nll_sum;
+            let mut nll = sums.view_mut(source..source + 1, &[1])?;
+            engine.loss(&batch, parameters, &mut nll)?;
         }
     }
-    group.sum_scalars(&mut nll_sums)?;
+    let nll_sums = sums.as_mut_slice::<f64>()?;
+    group.sum_scalars(nll_sums)?;
 
     let tokens: u64 = sources
         .clone()

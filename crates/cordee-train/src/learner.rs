@@ -5,12 +5,14 @@ use cordee_comm::ProcessGroup;
 use cordee_config::{OptimizerConfig, Recompute};
 use cordee_data::{Batch, DataError};
 use cordee_model::Model;
+use cordee_ops::{Device, gradient_norm};
 
 use crate::{
     TrainError, TrainState,
     engine::Engine,
     optimizer::{self, Update},
     progress::Stopwatch,
+    sums::Sums,
 };
 
 /// What a rank needs to learn from batches.
@@ -19,6 +21,7 @@ pub(crate) struct Learner<'a> {
     pub(crate) group: &'a mut dyn ProcessGroup,
     pub(crate) engine: Engine<'a>,
     pub(crate) state: TrainState,
+    pub(crate) sums: Sums,
     pub(crate) times: Times,
 }
 
@@ -30,22 +33,22 @@ pub(crate) struct Times {
     pub(crate) optimizer: Stopwatch,
 }
 
-/// What the ranks agree on after their backwards.
+/// What the ranks agree on after their backwards: numbers of the host, which wait for no arithmetic.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct StepSums {
-    /// Sum of the negative log-likelihoods of the trained tokens, in nats.
-    nll: f64,
+pub(crate) struct StepCounts {
     /// Tokens that the summed gradient is over.
     pub(crate) tokens_trained: f64,
     /// Whether any rank was asked to stop.
     pub(crate) stop: bool,
 }
 
-impl StepSums {
-    /// The mean loss per trained token, in nats.
-    pub(crate) fn loss(&self) -> f64 {
-        self.nll / self.tokens_trained
-    }
+/// What a step came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StepResult {
+    /// The mean loss per trained token over all ranks, in nats.
+    pub(crate) loss: f64,
+    /// The norm of the mean gradient.
+    pub(crate) grad_norm: f64,
 }
 
 impl<'a> Learner<'a> {
@@ -61,6 +64,7 @@ impl<'a> Learner<'a> {
             group,
             engine: Engine::new(model, recompute),
             state,
+            sums: Sums::new(&Device::HOST)?,
             times: Times::default(),
         })
     }
@@ -71,52 +75,66 @@ impl<'a> Learner<'a> {
         &mut self,
         batches: impl Iterator<Item = Result<Batch, DataError>>,
         stop: bool,
-    ) -> Result<StepSums, TrainError> {
-        let mut sums = [0.0, 0.0, f64::from(u8::from(stop))];
+    ) -> Result<StepCounts, TrainError> {
+        let mut counts = [0.0, f64::from(u8::from(stop))];
         let state = &mut self.state;
+        // Not after the update: what a step did not like can be looked at until the next begins.
+        state.gradients.fill_zero()?;
+        self.sums.clear()?;
         let parameters = crate::state::parameter_views(&state.layout, &state.parameters)?;
         let mut gradients = state.gradients.views_mut(state.layout.slots())?;
+        let mut nll = self.sums.views()?.nll;
         for batch in batches {
-            let loss = self
-                .engine
-                .forward_backward(&batch?, &parameters, &mut gradients)?;
-            sums[0] += loss.nll_sum;
-            sums[1] += loss.trained as f64;
+            let losses =
+                self.engine
+                    .forward_backward(&batch?, &parameters, &mut gradients, &mut nll)?;
+            counts[0] += losses.trained as f64;
         }
         drop((parameters, gradients));
         let (group, len) = (&mut *self.group, state.layout.len());
         self.times.collectives.time(|| {
             group.all_reduce(&mut state.gradients, 0..len)?;
-            group.sum_scalars(&mut sums)
+            group.sum_scalars(&mut counts)
         })?;
-        Ok(StepSums {
-            nll: sums[0],
-            tokens_trained: sums[1],
-            stop: sums[2] > 0.0,
+        Ok(StepCounts {
+            tokens_trained: counts[0],
+            stop: counts[1] > 0.0,
         })
     }
 
-    /// The norm of the mean gradient.
-    pub(crate) fn gradient_norm(&mut self, sums: &StepSums) -> Result<f64, TrainError> {
-        let state = &self.state;
-        self.times
-            .gradient_norm
-            .time(|| optimizer::gradient_norm(state, sums.tokens_trained))
-    }
-
-    /// Changes the weights by the gradients, and sets these to zero for the next step.
+    /// Changes the weights by the gradients, unless one of these is not finite: then nothing changes,
+    /// and the norm tells. What the step came to is read once, when all of its work is given out.
     pub(crate) fn update(
         &mut self,
         config: &OptimizerConfig,
         update: &Update,
-        grad_norm: f64,
-    ) -> Result<(), TrainError> {
-        let (state, parameters) = (&mut self.state, self.model.parameters());
-        self.times.optimizer.time(|| {
-            optimizer::apply(config, parameters, state, update, grad_norm)?;
-            state.gradients.fill_zero()?;
+    ) -> Result<StepResult, TrainError> {
+        let (state, tokens) = (&mut self.state, update.tokens_trained);
+        let len = state.layout.len();
+        let sums = &mut self.sums;
+        self.times.gradient_norm.time(|| {
+            let mut sums = sums.views()?;
+            let whole = state.gradients.view(0..len, &[len])?;
+            gradient_norm::sum_of_squares(whole, &mut sums.squares)?;
+            let (squares, max_norm) = (sums.squares.as_view(), config.clip_grad_norm);
+            gradient_norm::scale(squares, tokens, max_norm, &mut sums.scale)?;
+            Ok::<_, TrainError>(())
+        })?;
+        let parameters = self.model.parameters();
+        let [nll, squares] = self.times.optimizer.time(|| {
+            let views = sums.views()?;
+            let scale = views.scale.as_view();
+            optimizer::apply(config, parameters, state, update, scale)?;
             state.step = update.step;
-            Ok(())
+            sums.read()
+        })?;
+        let mut nll = [nll];
+        self.times
+            .collectives
+            .time(|| self.group.sum_scalars(&mut nll))?;
+        Ok(StepResult {
+            loss: nll[0] / tokens,
+            grad_norm: squares.sqrt() / tokens,
         })
     }
 }

@@ -20,6 +20,7 @@ mod progress;
 mod sample;
 mod schedule;
 mod state;
+mod sums;
 mod trace;
 mod trainer;
 

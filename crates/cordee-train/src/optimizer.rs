@@ -4,7 +4,6 @@ use cordee_config::OptimizerConfig;
 use cordee_memory::{Buffer, Layout, View};
 use cordee_model::Parameter;
 use cordee_ops::{
-    OpError,
     adamw::{self, AdamW},
     gradient_norm,
 };
@@ -21,19 +20,11 @@ pub(crate) struct Update {
     pub(crate) tokens_trained: f64,
 }
 
-/// The norm of the mean gradient.
-pub(crate) fn gradient_norm(state: &TrainState, tokens_trained: f64) -> Result<f64, TrainError> {
-    let whole = state
-        .gradients
-        .view(0..state.layout.len(), &[state.layout.len()])?;
-    Ok(gradient_norm::sum_of_squares(whole)?.sqrt() / tokens_trained)
-}
-
 /// The name of the first parameter of which `buffer` holds something that `is_bad`.
 pub(crate) fn first_parameter(
     buffer: &Buffer,
     layout: &Layout,
-    is_bad: fn(View<'_>) -> Result<bool, OpError>,
+    mut is_bad: impl FnMut(View<'_>) -> Result<bool, TrainError>,
 ) -> Result<Option<String>, TrainError> {
     for slot in layout.slots() {
         if is_bad(buffer.slot_view(slot)?)? {
@@ -44,25 +35,19 @@ pub(crate) fn first_parameter(
 }
 
 /// Whether an element is infinite or NaN.
-pub(crate) fn is_not_finite(values: View<'_>) -> Result<bool, OpError> {
+pub(crate) fn is_not_finite(values: View<'_>) -> Result<bool, TrainError> {
     Ok(gradient_norm::first_non_finite(values)?.is_some())
 }
 
-/// Whether every element is zero.
-pub(crate) fn is_zero(values: View<'_>) -> Result<bool, OpError> {
-    Ok(gradient_norm::sum_of_squares(values)? == 0.0)
-}
-
-/// One step of `AdamW` on every parameter. The gradient is divided by the trained tokens and
-/// clipped on the way, in the same pass.
+/// One step of `AdamW` on every parameter. The gradient is multiplied by `scale` on the way, in the
+/// same pass; where that is not finite, nothing changes.
 pub(crate) fn apply(
     config: &OptimizerConfig,
     parameters: &[Parameter],
     state: &mut TrainState,
     update: &Update,
-    grad_norm: f64,
+    scale: View<'_>,
 ) -> Result<(), TrainError> {
-    let clip = clip_factor(config.clip_grad_norm, grad_norm);
     for (parameter, slot) in parameters.iter().zip(state.layout.slots()) {
         let hyper = AdamW {
             lr: update.lr,
@@ -75,49 +60,38 @@ pub(crate) fn apply(
                 0.0
             },
             step: update.step,
-            gradient_scale: clip / update.tokens_trained,
         };
         let updated = adamw::State {
             params: state.parameters.slot_view_mut(slot)?,
             m: state.first_moment.slot_view_mut(slot)?,
             v: state.second_moment.slot_view_mut(slot)?,
+            compute: None,
         };
-        adamw::step(updated, state.gradients.slot_view(slot)?, &hyper)?;
+        adamw::step(updated, state.gradients.slot_view(slot)?, scale, &hyper)?;
     }
     Ok(())
-}
-
-/// What a gradient of norm `grad_norm` is multiplied by; the same small number is added to the norm
-/// as in `torch.nn.utils.clip_grad_norm_`.
-pub(crate) fn clip_factor(max_norm: f64, grad_norm: f64) -> f64 {
-    if max_norm == 0.0 {
-        1.0
-    } else {
-        (max_norm / (grad_norm + 1e-6)).min(1.0)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use cordee_memory::DType;
+    use cordee_ops::Device;
 
     use super::*;
-
-    #[test]
-    fn clipping_scales_down_and_never_up() {
-        assert!((clip_factor(1.0, 4.0) - 0.25).abs() < 1e-6);
-        assert!((clip_factor(1.0, 0.5) - 1.0).abs() < f64::EPSILON);
-        assert!((clip_factor(0.0, 1e9) - 1.0).abs() < f64::EPSILON);
-    }
+    use crate::sums::Sums;
 
     #[test]
     fn the_first_bad_parameter_is_named() {
         let tensors = ["a", "b", "c"].map(|name| (name.to_owned(), vec![3]));
         let layout = Layout::new(DType::F32, tensors).unwrap();
         let mut buffer = Buffer::zeroed(DType::F32, layout.len()).unwrap();
-        let name = |buffer: &Buffer, is_bad| first_parameter(buffer, &layout, is_bad).unwrap();
-        assert_eq!(name(&buffer, is_zero).as_deref(), Some("a"));
-        assert_eq!(name(&buffer, is_not_finite), None);
+        let not_finite = |buffer: &Buffer| first_parameter(buffer, &layout, is_not_finite).unwrap();
+        let mut sums = Sums::new(&Device::HOST).unwrap();
+        let mut zero = |buffer: &Buffer| {
+            first_parameter(buffer, &layout, |values| sums.are_zero(values)).unwrap()
+        };
+        assert_eq!(zero(&buffer).as_deref(), Some("a"));
+        assert_eq!(not_finite(&buffer), None);
         for (slot, value) in layout.slots().iter().zip([1.0, f32::INFINITY, f32::NAN]) {
             buffer
                 .slot_view_mut(slot)
@@ -125,7 +99,7 @@ mod tests {
                 .as_mut_slice::<f32>()
                 .unwrap()[2] = value;
         }
-        assert_eq!(name(&buffer, is_not_finite).as_deref(), Some("b"));
-        assert_eq!(name(&buffer, is_zero), None);
+        assert_eq!(not_finite(&buffer).as_deref(), Some("b"));
+        assert_eq!(zero(&buffer), None);
     }
 }

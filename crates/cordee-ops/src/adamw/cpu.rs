@@ -23,11 +23,12 @@ struct Constants<T> {
 pub(super) fn step<T: Float>(
     params: &mut [T],
     gradients: &[T],
-    m: &mut [T],
-    v: &mut [T],
+    moments: [&mut [T]; 2],
+    gradient_scale: f64,
     hyper: &AdamW,
 ) {
-    let constants = Constants::<T>::new(hyper);
+    let [m, v] = moments;
+    let constants = Constants::<T>::new(gradient_scale, hyper);
     params
         .par_chunks_mut(BLOCK)
         .zip(gradients.par_chunks(BLOCK))
@@ -53,13 +54,13 @@ vectorised! {
 }
 
 impl<T: Float> Constants<T> {
-    fn new(hyper: &AdamW) -> Self {
+    fn new(gradient_scale: f64, hyper: &AdamW) -> Self {
         // Powers beyond i32::MAX steps are 0 in any case.
         let power = i32::try_from(hyper.step).unwrap_or(i32::MAX);
         let correction1 = 1.0 - hyper.beta1.powi(power);
         let correction2 = 1.0 - hyper.beta2.powi(power);
         Self {
-            gradient_scale: T::of(hyper.gradient_scale),
+            gradient_scale: T::of(gradient_scale),
             keep: T::of(1.0 - hyper.lr * hyper.weight_decay),
             beta2: T::of(hyper.beta2),
             rest1: T::of(1.0 - hyper.beta1),

@@ -30,9 +30,6 @@ pub struct AdamW {
     pub weight_decay: f64,
     /// Number of this step, from 1.
     pub step: u64,
-    /// What gradients are multiplied with first: one over the trained tokens, times the factor
-    /// that clips their norm.
-    pub gradient_scale: f64,
 }
 
 /// What a step updates: parameters and their moments, flat and of one length.
@@ -44,11 +41,16 @@ pub struct State<'a> {
     pub m: ViewMut<'a>,
     /// Running mean of the squared gradients.
     pub v: ViewMut<'a>,
+    /// What the model computes with, if that is a copy of the parameters: written, too. On the
+    /// host of their own type.
+    pub compute: Option<ViewMut<'a>>,
 }
 
 /// One step over a range of parameters. Every element is updated on its own, so any division into
-/// ranges gives the same bits.
-pub fn step(state: State<'_>, gradients: View<'_>, hyper: &AdamW) -> Result<()> {
+/// ranges gives the same bits. Gradients are multiplied by `scale`, `f64` `[1]`, first: one over the
+/// trained tokens, times the factor that clips their norm
+/// ([`gradient_norm::scale`](crate::gradient_norm::scale)). Where it is not finite, nothing changes.
+pub fn step(state: State<'_>, gradients: View<'_>, scale: View<'_>, hyper: &AdamW) -> Result<()> {
     let _timed = OP.timed(Pass::Update);
     if hyper.step == 0 {
         return Err(OpError::Argument {
@@ -62,6 +64,7 @@ pub fn step(state: State<'_>, gradients: View<'_>, hyper: &AdamW) -> Result<()> 
         mut params,
         mut m,
         mut v,
+        mut compute,
     } = state;
     let shape = gradients.shape();
     with_float!(params.dtype(), T => {
@@ -69,7 +72,17 @@ pub fn step(state: State<'_>, gradients: View<'_>, hyper: &AdamW) -> Result<()> 
         let params = OP.gradient::<T>("params", &mut params, shape)?;
         let m = OP.gradient::<T>("m", &mut m, shape)?;
         let v = OP.gradient::<T>("v", &mut v, shape)?;
-        cpu::step(params, gradients, m, v, hyper);
+        let compute = compute
+            .as_mut()
+            .map(|compute| OP.gradient::<T>("compute", compute, shape))
+            .transpose()?;
+        let scale = OP.weight::<f64>("scale", scale, &[1])?[0];
+        if scale.is_finite() {
+            cpu::step(params, gradients, [m, v], scale, hyper);
+            if let Some(compute) = compute {
+                compute.copy_from_slice(params);
+            }
+        }
         Ok(())
     })
 }

@@ -2,10 +2,9 @@
 
 use super::AdamW;
 
-/// The parameter and its two moments after one step.
+/// The parameter and its two moments after one step on `gradient`, scaled.
 pub(crate) fn step([param, m, v]: [f64; 3], gradient: f64, hyper: &AdamW) -> [f64; 3] {
     let number = hyper.step as f64;
-    let gradient = gradient * hyper.gradient_scale;
     let m = hyper.beta1 * m + (1.0 - hyper.beta1) * gradient;
     let v = hyper.beta2 * v + (1.0 - hyper.beta2) * gradient * gradient;
     let m_hat = m / (1.0 - hyper.beta1.powf(number));

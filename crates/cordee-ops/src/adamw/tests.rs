@@ -13,24 +13,33 @@ const HYPER: AdamW = AdamW {
     eps: 1e-8,
     weight_decay: 0.1,
     step: 1,
-    gradient_scale: 0.25,
 };
+
+/// What gradients are multiplied by.
+const SCALE: [f64; 1] = [0.25];
+
+fn scale(scale: &[f64; 1]) -> View<'_> {
+    View::from_slice(scale, &[1]).unwrap()
+}
 
 /// Parameters and moments after `steps` steps on gradients that change from step to step.
 fn ours<T: Float>(count: usize, steps: u64) -> Outcome {
     let mut params = cast::<T>(&normals("params", count));
     let (mut m, mut v) = (vec![T::ZERO; count], vec![T::ZERO; count]);
+    let mut compute = vec![T::ZERO; count];
     for number in 1..=steps {
         let gradients = cast::<T>(&normals(&format!("gradients {number}"), count));
         let state = State {
             params: ViewMut::from_slice(&mut params, &[count]).unwrap(),
             m: ViewMut::from_slice(&mut m, &[count]).unwrap(),
             v: ViewMut::from_slice(&mut v, &[count]).unwrap(),
+            compute: Some(ViewMut::from_slice(&mut compute, &[count]).unwrap()),
         };
         let gradients = View::from_slice(&gradients, &[count]).unwrap();
         step(
             state,
             gradients,
+            scale(&SCALE),
             &AdamW {
                 step: number,
                 ..HYPER
@@ -38,6 +47,7 @@ fn ours<T: Float>(count: usize, steps: u64) -> Outcome {
         )
         .unwrap();
     }
+    assert_eq!(widen(&compute), widen(&params));
     vec![
         ("params", widen(&params)),
         ("m", widen(&m)),
@@ -53,7 +63,7 @@ fn expected(count: usize, steps: u64) -> Outcome {
     for number in 1..=steps {
         let gradients = normals(&format!("gradients {number}"), count);
         for i in 0..count {
-            let g = gradients[i] * h.gradient_scale;
+            let g = gradients[i] * SCALE[0];
             m[i] = h.beta1 * m[i] + (1.0 - h.beta1) * g;
             v[i] = h.beta2 * v[i] + (1.0 - h.beta2) * g * g;
             let m_hat = m[i] / (1.0 - h.beta1.powf(number as f64));
@@ -79,13 +89,15 @@ fn the_first_step_is_the_learning_rate_whatever_the_gradient() {
             params: ViewMut::from_slice(&mut params, &[1]).unwrap(),
             m: ViewMut::from_slice(&mut m, &[1]).unwrap(),
             v: ViewMut::from_slice(&mut v, &[1]).unwrap(),
+            compute: None,
         };
         let hyper = AdamW {
             weight_decay: 0.0,
-            gradient_scale: 1.0,
             ..HYPER
         };
-        step(state, View::from_slice(&[gradient], &[1]).unwrap(), &hyper).unwrap();
+        let gradients = [gradient];
+        let gradients = View::from_slice(&gradients, &[1]).unwrap();
+        step(state, gradients, scale(&[1.0]), &hyper).unwrap();
         let moved: f64 = 1.0 - params[0];
         assert!(
             (moved - HYPER.lr * gradient.signum()).abs() < 1e-6,
@@ -111,11 +123,13 @@ fn wrong_calls_are_named() {
             params: ViewMut::from_slice(&mut params, &[4]).unwrap(),
             m: ViewMut::from_slice(&mut m, &[4]).unwrap(),
             v: ViewMut::from_slice(&mut v, &[len]).unwrap(),
+            compute: None,
         };
         let gradients = View::from_slice(&[1.0_f32; 4], &[4]).unwrap();
         let result = step(
             state,
             gradients,
+            scale(&SCALE),
             &AdamW {
                 step: number,
                 ..HYPER
@@ -135,4 +149,20 @@ fn wrong_calls_are_named() {
         call(4, 0),
         format!("adamw: `step` is 0, expected {expected}")
     );
+}
+
+#[test]
+fn a_scale_that_is_not_finite_changes_nothing() {
+    for bad in [f64::NAN, f64::INFINITY] {
+        let (mut params, mut m, mut v, mut compute) = ([1.0], [2.0], [3.0], [4.0]);
+        let state = State {
+            params: ViewMut::from_slice(&mut params, &[1]).unwrap(),
+            m: ViewMut::from_slice(&mut m, &[1]).unwrap(),
+            v: ViewMut::from_slice(&mut v, &[1]).unwrap(),
+            compute: Some(ViewMut::from_slice(&mut compute, &[1]).unwrap()),
+        };
+        let gradients = View::from_slice(&[5.0], &[1]).unwrap();
+        step(state, gradients, scale(&[bad]), &HYPER).unwrap();
+        assert_eq!([params, m, v, compute], [[1.0], [2.0], [3.0], [4.0]]);
+    }
 }

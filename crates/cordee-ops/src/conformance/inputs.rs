@@ -100,7 +100,6 @@ impl Setting {
     }
 
     /// A sum, or what is made of sums.
-    #[expect(dead_code, reason = "gradient_norm writes one soon")]
     pub(super) fn sum(&self, value: f64) -> Result<Held> {
         self.held(&[value], &[1], DType::F64)
     }

@@ -43,6 +43,7 @@ fn three_steps(on: &Setting, count: usize) -> Result<Vec<Compared>> {
     let (shape, zeros) = ([count], vec![0.0; count]);
     let mut params = on.state(&normals("params", count), &shape)?;
     let (mut m, mut v) = (on.state(&zeros, &shape)?, on.state(&zeros, &shape)?);
+    let scale = on.sum(0.25)?;
     for number in 1..=3 {
         let gradients = normals(&format!("gradients {number}"), count);
         let hyper = AdamW {
@@ -52,16 +53,17 @@ fn three_steps(on: &Setting, count: usize) -> Result<Vec<Compared>> {
             eps: 1e-3,
             weight_decay: 0.1,
             step: number,
-            gradient_scale: 0.25,
         };
         let state = State {
             params: params.view_mut(),
             m: m.view_mut(),
             v: v.view_mut(),
+            compute: None,
         };
-        adamw::step(state, on.state(&gradients, &shape)?.view(), &hyper)?;
+        let held = on.state(&gradients, &shape)?;
+        adamw::step(state, held.view(), scale.view(), &hyper)?;
         for (state, &gradient) in expected.iter_mut().zip(&gradients) {
-            *state = adamw::reference::step(*state, gradient, &hyper);
+            *state = adamw::reference::step(*state, 0.25 * gradient, &hyper);
         }
     }
     let column = |index: usize| expected.iter().map(|state| state[index]).collect();
@@ -74,9 +76,16 @@ fn three_steps(on: &Setting, count: usize) -> Result<Vec<Compared>> {
 
 fn squares(on: &Setting, count: usize) -> Result<Vec<Compared>> {
     let gradient = normals("gradient", count);
-    let found = gradient_norm::sum_of_squares(on.state(&gradient, &[count])?.view())?;
+    let (mut sum, mut scale) = (on.sum(0.0)?, on.sum(0.0)?);
+    let held = on.state(&gradient, &[count])?;
+    gradient_norm::sum_of_squares(held.view(), &mut sum.view_mut())?;
+    gradient_norm::scale(sum.view(), 7.0, 0.5, &mut scale.view_mut())?;
     let expected = gradient_norm::reference::sum_of_squares(&gradient);
-    Ok(vec![Compared::new("squares", vec![found], vec![expected])])
+    let expected_scale = gradient_norm::reference::scale(expected, 7.0, 0.5);
+    Ok(vec![
+        Compared::new("squares", sum.values()?, vec![expected]),
+        Compared::new("scale", scale.values()?, vec![expected_scale]),
+    ])
 }
 
 fn deviates(count: usize) -> Result<Vec<Compared>> {

@@ -1,11 +1,13 @@
-//! The norm of a gradient, and whether it is a number at all.
+//! The norm of a gradient, whether it is a number at all, and what it makes of the update.
+//!
+//! Sums and scales lie in memory of the device, so that an update waits for nobody to read them.
 
 mod cpu;
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 
-use cordee_memory::View;
+use cordee_memory::{View, ViewMut};
 
 use crate::{
     error::Result,
@@ -15,13 +17,41 @@ use crate::{
 
 const OP: Operator = Operator("gradient_norm");
 
-/// The sum of squares of all elements, in `f64` over blocks of fixed size; NaN or infinite if an
-/// element is. The root is left to whoever adds the sums of all shards.
-pub fn sum_of_squares(values: View<'_>) -> Result<f64> {
+/// Writes the sum of squares of all elements to `sum`, `f64` `[1]`: in `f64` over blocks of fixed
+/// size; NaN or infinite if an element is. The root is left to whoever adds the sums of all shards.
+pub fn sum_of_squares(values: View<'_>, sum: &mut ViewMut<'_>) -> Result<()> {
     let _timed = OP.timed(Pass::Update);
     with_float!(values.dtype(), T => {
-        Ok(cpu::sum_of_squares(OP.weight::<T>("values", values, values.shape())?))
+        let values = OP.weight::<T>("values", values, values.shape())?;
+        OP.gradient::<f64>("sum", sum, &[1])?[0] = cpu::sum_of_squares(values);
+        Ok(())
     })
+}
+
+/// Writes to `scale`, `f64` `[1]`, what summed gradients over `tokens` tokens are multiplied by in an
+/// update, where `sum`, `f64` `[1]`, is their sum of squares: one over the tokens, times the
+/// [`clip_factor`] of their mean's norm. NaN where the sum is not finite, of which no update makes
+/// anything.
+pub fn scale(sum: View<'_>, tokens: f64, max_norm: f64, scale: &mut ViewMut<'_>) -> Result<()> {
+    let _timed = OP.timed(Pass::Update);
+    let sum = OP.weight::<f64>("sum", sum, &[1])?[0];
+    let scale = OP.gradient::<f64>("scale", scale, &[1])?;
+    scale[0] = if sum.is_finite() {
+        clip_factor(max_norm, sum.sqrt() / tokens) / tokens
+    } else {
+        f64::NAN
+    };
+    Ok(())
+}
+
+/// What a gradient of norm `norm` is multiplied by so that its norm is at most `max_norm`, 0 for no
+/// such bound; the same small number is added to the norm as in `torch.nn.utils.clip_grad_norm_`.
+pub fn clip_factor(max_norm: f64, norm: f64) -> f64 {
+    if max_norm == 0.0 {
+        1.0
+    } else {
+        (max_norm / (norm + 1e-6)).min(1.0)
+    }
 }
 
 /// Index of the first element that is infinite or NaN.

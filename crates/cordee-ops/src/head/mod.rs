@@ -36,6 +36,12 @@ impl Targets<'_> {
         self.mask.is_none_or(|mask| mask[index] != 0)
     }
 
+    /// Number of tokens that count.
+    fn trained(&self) -> u64 {
+        let counts = |&index: &usize| self.counts(index);
+        (0..self.tokens.len()).filter(counts).count() as u64
+    }
+
     fn check(&self, n: usize, vocab: usize) -> Result<()> {
         OP.expect_len("targets", self.tokens.len(), n)?;
         if let Some(mask) = self.mask {
@@ -45,28 +51,34 @@ impl Targets<'_> {
     }
 }
 
-/// The loss of a batch.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LossSum {
-    /// Sum of the negative log-likelihoods of the trained tokens, in nats.
-    pub nll_sum: f64,
+/// The losses of a batch.
+#[derive(Clone, Debug)]
+pub struct Losses {
     /// Number of trained tokens.
     pub trained: u64,
-    /// Negative log-likelihood of each token, `[n]`; 0 where the mask is 0.
-    pub per_token: Vec<f64>,
+    /// Negative log-likelihood of each token in nats, `[n]`, `f64`; 0 where the mask is 0.
+    pub per_token: Tensor,
 }
 
-impl LossSum {
-    fn new(per_token: Vec<f64>, targets: &Targets<'_>) -> Self {
-        let trained = (0..per_token.len())
-            .filter(|&index| targets.counts(index))
-            .count() as u64;
-        Self {
-            nll_sum: per_token.iter().sum(),
-            trained,
-            per_token,
-        }
+impl Losses {
+    /// Adds the sum of the losses to `nll`.
+    fn new(per_token: Vec<f64>, targets: &Targets<'_>, nll: &mut f64) -> Result<Self> {
+        *nll += per_token.iter().sum::<f64>();
+        let n = per_token.len();
+        Ok(Self {
+            trained: targets.trained(),
+            per_token: OP.output(per_token, &[n])?,
+        })
     }
+}
+
+/// What [`loss_and_gradient`] adds to.
+#[derive(Debug)]
+pub struct Sums<'a> {
+    /// Sum of the negative log-likelihoods of the trained tokens in nats, `f64` `[1]`.
+    pub nll: ViewMut<'a>,
+    /// Gradient of the weight, `[vocab, dim]`.
+    pub dweight: ViewMut<'a>,
 }
 
 /// Bytes of logits that [`loss`] and [`loss_and_gradient`] of `n` tokens hold at a time.
@@ -81,8 +93,14 @@ pub fn logits(x: &Tensor, weight: View<'_>) -> Result<Tensor> {
     linear::forward(x, weight, None)
 }
 
-/// The loss of `x` `[n, dim]` with `weight` `[vocab, dim]`, without gradients.
-pub fn loss(x: &Tensor, weight: View<'_>, targets: &Targets<'_>) -> Result<LossSum> {
+/// The losses of `x` `[n, dim]` with `weight` `[vocab, dim]`, without gradients; adds their sum to
+/// `nll`, `f64` `[1]`.
+pub fn loss(
+    x: &Tensor,
+    weight: View<'_>,
+    targets: &Targets<'_>,
+    nll: &mut ViewMut<'_>,
+) -> Result<Losses> {
     let _timed = OP.timed(Pass::Forward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     let [vocab, _] = OP.sizes("weight", weight.shape(), "[vocab, dim]")?;
@@ -91,20 +109,25 @@ pub fn loss(x: &Tensor, weight: View<'_>, targets: &Targets<'_>) -> Result<LossS
         let x = OP.tensor::<T>("x", x, &[n, dim])?;
         let x = x.lock()?;
         let weight = OP.weight::<T>("weight", weight, &[vocab, dim])?;
+        let nll = OP.gradient::<f64>("nll", nll, &[1])?;
         let head = cpu::Head { x: &x, weight, dim, targets };
-        Ok(LossSum::new(head.loss(), targets))
+        Losses::new(head.loss(), targets, &mut nll[0])
     })
 }
 
-/// The loss, and the gradients of its sum: returns that of `x` `[n, dim]`, adds that of the weight
-/// to `dweight` `[vocab, dim]`. The loss has the same bits as that of [`loss`].
+/// The losses, and the gradients of their sum: returns that of `x` `[n, dim]`, adds that of the
+/// weight, and the sum itself, to `sums`. The losses have the same bits as those of [`loss`].
 pub fn loss_and_gradient(
     x: &Tensor,
     weight: View<'_>,
     targets: &Targets<'_>,
-    dweight: &mut ViewMut<'_>,
-) -> Result<(LossSum, Tensor)> {
+    sums: Sums<'_>,
+) -> Result<(Losses, Tensor)> {
     let _timed = OP.timed(Pass::Backward);
+    let Sums {
+        mut nll,
+        mut dweight,
+    } = sums;
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     let [vocab, _] = OP.sizes("weight", weight.shape(), "[vocab, dim]")?;
     targets.check(n, vocab)?;
@@ -112,9 +135,11 @@ pub fn loss_and_gradient(
         let x = OP.tensor::<T>("x", x, &[n, dim])?;
         let x = x.lock()?;
         let weight = OP.weight::<T>("weight", weight, &[vocab, dim])?;
-        let dweight = OP.gradient::<T>("dweight", dweight, &[vocab, dim])?;
+        let dweight = OP.gradient::<T>("dweight", &mut dweight, &[vocab, dim])?;
+        let nll = OP.gradient::<f64>("nll", &mut nll, &[1])?;
         let head = cpu::Head { x: &x, weight, dim, targets };
         let (per_token, dx) = head.loss_and_gradient(dweight);
-        Ok((LossSum::new(per_token, targets), OP.output(dx, &[n, dim])?))
+        let losses = Losses::new(per_token, targets, &mut nll[0])?;
+        Ok((losses, OP.output(dx, &[n, dim])?))
     })
 }

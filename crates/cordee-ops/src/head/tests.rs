@@ -1,14 +1,39 @@
 use candle_core::{D, Device, Tensor};
 use cordee_memory::{View, ViewMut};
 
-use super::{Targets, logits, loss, loss_and_gradient};
+use super::{Losses, Sums, Targets, logits, loss, loss_and_gradient};
 use crate::{
+    error::Result,
     float::Float,
     testing::{
         Outcome, assert_close, assert_gradients, assert_thread_independent, autograd, cast, leaf,
         normals, tensor, values, widen,
     },
 };
+
+/// The sum of the losses, and the losses.
+fn loss_alone(x: &Tensor, weight: View<'_>, targets: &Targets<'_>) -> Result<(f64, Losses)> {
+    let mut sum = [0.0];
+    let mut nll = ViewMut::from_slice(&mut sum, &[1]).unwrap();
+    let losses = loss(x, weight, targets, &mut nll)?;
+    Ok((sum[0], losses))
+}
+
+/// The sum of the losses, the losses and dx; adds to `dweight`.
+fn with_gradient<T: Float>(
+    x: &Tensor,
+    weight: View<'_>,
+    targets: &Targets<'_>,
+    dweight: &mut [T],
+) -> (f64, Losses, Tensor) {
+    let mut sum = [0.0];
+    let sums = Sums {
+        nll: ViewMut::from_slice(&mut sum, &[1]).unwrap(),
+        dweight: ViewMut::from_slice(dweight, weight.shape()).unwrap(),
+    };
+    let (losses, dx) = loss_and_gradient(x, weight, targets, sums).unwrap();
+    (sum[0], losses, dx)
+}
 
 #[derive(Clone, Copy)]
 struct Case {
@@ -52,16 +77,20 @@ impl Case {
             mask: self.masked.then_some(&mask),
         };
         let mut dweight = vec![T::ZERO; self.vocab * self.dim];
-        let mut view = ViewMut::from_slice(&mut dweight, &[self.vocab, self.dim]).unwrap();
-        let (sum, dx) = loss_and_gradient(&x, weight, &targets, &mut view).unwrap();
-        assert_eq!(sum, loss(&x, weight, &targets).unwrap());
+        let (sum, losses, dx) = with_gradient(&x, weight, &targets, &mut dweight);
+        let (sum_alone, alone) = loss_alone(&x, weight, &targets).unwrap();
         assert_eq!(
-            sum.trained,
+            (sum.to_bits(), losses.trained),
+            (sum_alone.to_bits(), alone.trained)
+        );
+        assert_eq!(values(&losses.per_token), values(&alone.per_token));
+        assert_eq!(
+            losses.trained,
             mask.iter().map(|&mask| u64::from(mask)).sum::<u64>()
         );
         vec![
-            ("loss", vec![sum.nll_sum]),
-            ("nll", sum.per_token),
+            ("loss", vec![sum]),
+            ("nll", values(&losses.per_token)),
             ("dx", values(&dx)),
             ("dweight", widen(&dweight)),
         ]
@@ -169,8 +198,7 @@ fn weight_gradients_accumulate() {
     };
     let mut dweight = vec![0.0_f64; 15];
     let mut call = || {
-        let mut view = ViewMut::from_slice(&mut dweight, &[5, 3]).unwrap();
-        loss_and_gradient(&x, weight, &targets, &mut view).unwrap();
+        with_gradient(&x, weight, &targets, &mut dweight);
         dweight.clone()
     };
     let twice_the_first = call().iter().map(|value| 2.0 * value).collect();
@@ -191,9 +219,9 @@ fn a_batch_without_trained_tokens_has_no_loss_and_no_gradient() {
         mask: Some(&[0, 0]),
     };
     let mut dweight = [0.0_f32; 12];
-    let mut view = ViewMut::from_slice(&mut dweight, &[4, 3]).unwrap();
-    let (sum, dx) = loss_and_gradient(&x, weight, &targets, &mut view).unwrap();
-    assert_eq!((sum.trained, sum.per_token), (0, vec![0.0; 2]));
+    let (sum, losses, dx) = with_gradient(&x, weight, &targets, &mut dweight);
+    assert_eq!((sum.to_bits(), losses.trained), (0, 0));
+    assert_eq!(values(&losses.per_token), vec![0.0; 2]);
     assert_eq!(values(&dx), vec![0.0; 6]);
     assert!(dweight.iter().all(|&value| value == 0.0));
 }
@@ -203,16 +231,11 @@ fn infinite_logits_give_a_loss_that_is_not_a_number() {
     let x = tensor::<f32>(&[f64::INFINITY, 1.0], &[1, 2]);
     let weight = [1.0_f32; 6];
     let weight = View::from_slice(&weight, &[3, 2]).unwrap();
-    let sum = loss(
-        &x,
-        weight,
-        &Targets {
-            tokens: &[1],
-            mask: None,
-        },
-    )
-    .unwrap();
-    assert!(sum.nll_sum.is_nan());
+    let targets = Targets {
+        tokens: &[1],
+        mask: None,
+    };
+    assert!(loss_alone(&x, weight, &targets).unwrap().0.is_nan());
 }
 
 #[test]
@@ -236,7 +259,7 @@ fn wrong_targets_are_named() {
     let weight = [0.0_f32; 12];
     let weight = View::from_slice(&weight, &[4, 3]).unwrap();
     let message = |tokens: &[u32], mask: Option<&[u8]>| {
-        loss(&x, weight, &Targets { tokens, mask })
+        loss_alone(&x, weight, &Targets { tokens, mask })
             .unwrap_err()
             .to_string()
     };
@@ -253,4 +276,20 @@ fn wrong_targets_are_named() {
         error.starts_with("head: token 4 at index 1 is outside a vocabulary of 4"),
         "{error}"
     );
+}
+
+#[test]
+fn sums_of_losses_accumulate() {
+    let x = tensor::<f64>(&normals("x", 6), &[2, 3]);
+    let weight = normals("weight", 15);
+    let weight = View::from_slice(&weight, &[5, 3]).unwrap();
+    let targets = Targets {
+        tokens: &[4, 1],
+        mask: None,
+    };
+    let (sum, _) = loss_alone(&x, weight, &targets).unwrap();
+    let mut held = [1.0];
+    let mut nll = ViewMut::from_slice(&mut held, &[1]).unwrap();
+    loss(&x, weight, &targets, &mut nll).unwrap();
+    assert!((held[0] - 1.0 - sum).abs() < 1e-15);
 }

@@ -67,27 +67,26 @@ fn step(
     let first = index * recorded.micro_batches;
     let batches = (first..first + recorded.micro_batches)
         .map(|micro_batch| Ok::<_, DataError>(recorded.batch(micro_batch, rows.clone())));
-    let sums = learner.accumulate(batches, false)?;
+    let counts = learner.accumulate(batches, false)?;
     if let Some(id) = learner.engine.untouched() {
         return Err(TrainError::MissingGradient {
             parameter: learner.model.parameters()[id].name.clone(),
             why: "no backward reached it",
         });
     }
-    let grad_norm = learner.gradient_norm(&sums)?;
     let expected = &recorded.steps[index];
     let update = Update {
         step: index as u64 + 1,
         lr: expected.lr,
-        tokens_trained: sums.tokens_trained,
+        tokens_trained: counts.tokens_trained,
     };
-    learner.update(&recorded.optimizer, &update, grad_norm)?;
+    let result = learner.update(&recorded.optimizer, &update)?;
     Ok(TraceStep {
-        loss: sums.loss(),
+        loss: result.loss,
         expected_loss: expected.loss,
-        grad_norm,
+        grad_norm: result.grad_norm,
         expected_grad_norm: expected.grad_norm,
-        tokens_trained: sums.tokens_trained as u64,
+        tokens_trained: counts.tokens_trained as u64,
         expected_tokens_trained: expected.tokens_trained,
     })
 }

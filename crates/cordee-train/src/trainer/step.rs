@@ -3,13 +3,14 @@
 use std::{sync::atomic::Ordering, time::Instant};
 
 use cordee_metrics::{StepRecord, unix_time};
+use cordee_ops::gradient_norm;
 use cordee_protocol::{StepProgress, WorkerMessage};
 
 use super::{Trainer, is_due};
 use crate::{
     TrainError, TrainState,
-    learner::StepSums,
-    optimizer::{self, Update, first_parameter, is_not_finite, is_zero},
+    learner::{StepCounts, StepResult},
+    optimizer::{Update, first_parameter, is_not_finite},
     progress::resident_bytes,
     schedule::learning_rate,
 };
@@ -19,7 +20,7 @@ impl Trainer<'_> {
     pub(super) fn step(&mut self) -> Result<bool, TrainError> {
         let started = Instant::now();
         let step = self.learner.state.step + 1;
-        let sums = self.accumulate()?;
+        let counts = self.accumulate()?;
         if step == self.first_step + 1
             && let Some(id) = self.learner.engine.untouched()
         {
@@ -29,27 +30,24 @@ impl Trainer<'_> {
                 why: "no backward reached it",
             });
         }
-        if sums.tokens_trained == 0.0 {
+        if counts.tokens_trained == 0.0 {
             let samples = self.run.plan.config.train.global_batch_size;
             return Err(TrainError::NothingTrained { step, samples });
         }
-        let loss = sums.loss();
-        let grad_norm = self.learner.gradient_norm(&sums)?;
-        self.check(step, loss, grad_norm)?;
-
         let config = &self.run.plan.config;
         let update = Update {
             step,
             lr: learning_rate(config, step),
-            tokens_trained: sums.tokens_trained,
+            tokens_trained: counts.tokens_trained,
         };
-        self.learner.update(&config.optimizer, &update, grad_norm)?;
-        self.report(&update, loss, grad_norm, started);
-        Ok(sums.stop)
+        let result = self.learner.update(&config.optimizer, &update)?;
+        self.check(step, &result)?;
+        self.report(&update, &result, started);
+        Ok(counts.stop)
     }
 
     /// Forward and backward of every micro-batch, summed over ranks.
-    fn accumulate(&mut self) -> Result<StepSums, TrainError> {
+    fn accumulate(&mut self) -> Result<StepCounts, TrainError> {
         let (batches, waiting) = (&mut self.batches, &mut self.waiting_for_data);
         let micro_batches = (0..self.run.plan.accumulation_steps).map(|_| {
             waiting
@@ -60,8 +58,12 @@ impl Trainer<'_> {
         self.learner.accumulate(micro_batches, stop)
     }
 
-    /// Stops the run before a bad gradient changes a weight.
-    fn check(&self, step: u64, loss: f64, grad_norm: f64) -> Result<(), TrainError> {
+    /// Stops the run after a step that cannot be gone on from. A gradient that is not finite has
+    /// changed no weight, since the update refuses it. A loss that is not finite and whose gradient
+    /// is has changed them, and the first step's missing gradient, too: no checkpoint is written
+    /// after an error.
+    fn check(&mut self, step: u64, result: &StepResult) -> Result<(), TrainError> {
+        let &StepResult { loss, grad_norm } = result;
         let TrainState {
             gradients, layout, ..
         } = &self.learner.state;
@@ -74,7 +76,8 @@ impl Trainer<'_> {
             return Err(TrainError::Diverged { step, what });
         }
         if step == self.first_step + 1 {
-            let zero = first_parameter(gradients, layout, is_zero)?;
+            let sums = &mut self.learner.sums;
+            let zero = first_parameter(gradients, layout, |values| sums.are_zero(values))?;
             if let Some(parameter) = zero {
                 return Err(TrainError::MissingGradient {
                     parameter,
@@ -85,7 +88,8 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    fn report(&mut self, update: &Update, loss: f64, grad_norm: f64, started: Instant) {
+    fn report(&mut self, update: &Update, result: &StepResult, started: Instant) {
+        let &StepResult { loss, grad_norm } = result;
         let Some(recorder) = &self.recorder else {
             return;
         };
@@ -116,7 +120,8 @@ impl Trainer<'_> {
             tokens_trained: update.tokens_trained as u64,
             samples,
             epoch: tokens as f64 / train_tokens as f64,
-            clipped: optimizer::clip_factor(plan.config.optimizer.clip_grad_norm, grad_norm) < 1.0,
+            clipped: gradient_norm::clip_factor(plan.config.optimizer.clip_grad_norm, grad_norm)
+                < 1.0,
             step_s,
             data_s,
             comm_s,
