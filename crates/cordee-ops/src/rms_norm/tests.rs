@@ -213,5 +213,5 @@ fn wrong_operands_are_named() {
     );
     let bytes = x.to_dtype(candle_core::DType::U8).unwrap();
     let error = forward(&bytes, weight, NORM).unwrap_err().to_string();
-    assert_eq!(error, "rms_norm: `x` holds u8, expected f32 or f64");
+    assert_eq!(error, "rms_norm: `x` holds u8, expected bf16, f32 or f64");
 }
