@@ -44,13 +44,13 @@ pub(crate) enum Command {
 
 /// A config file and what is changed in it.
 #[derive(Debug, Args)]
-pub(crate) struct ConfigArgs {
+pub struct ConfigArgs {
     /// The config, a TOML file.
     #[arg(value_name = "CONFIG")]
-    pub(crate) config: PathBuf,
+    pub config: PathBuf,
     /// Change a value, in TOML syntax; may be given many times.
     #[arg(short, long = "set", value_name = "KEY=VALUE")]
-    pub(crate) sets: Vec<String>,
+    pub sets: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -79,39 +79,42 @@ pub(crate) struct TrainArgs {
     pub(crate) dry_run: bool,
 }
 
+/// What `cordee generate` takes.
 #[derive(Debug, Args)]
-pub(crate) struct GenerateArgs {
+pub struct GenerateArgs {
     /// A run directory (its newest valid checkpoint is used), a checkpoint in one, or a Hugging Face
     /// directory.
     #[arg(value_name = "MODEL")]
-    pub(crate) model: PathBuf,
+    pub model: PathBuf,
     /// The text to continue.
     #[arg(long)]
-    pub(crate) prompt: String,
+    pub prompt: String,
     /// Most tokens to add.
     #[arg(long, value_name = "N", default_value_t = 128)]
-    pub(crate) max_tokens: usize,
+    pub max_tokens: usize,
     /// Divides the logits; 0 always takes the likeliest token.
     #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = non_negative)]
-    pub(crate) temperature: f64,
+    pub temperature: f64,
     /// Draw only from the likeliest tokens that together reach this probability.
     #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = probability)]
-    pub(crate) top_p: f64,
+    pub top_p: f64,
     /// Seed of the draws.
     #[arg(long, value_name = "S", default_value_t = 0)]
-    pub(crate) seed: u64,
+    pub seed: u64,
 }
 
+/// What `cordee plan` takes.
 #[derive(Debug, Args)]
-pub(crate) struct PlanArgs {
+pub struct PlanArgs {
+    /// The config.
     #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    pub config: ConfigArgs,
     /// Worker processes; short for --set parallel.workers=N.
     #[arg(long, value_name = "N")]
-    pub(crate) workers: Option<usize>,
+    pub workers: Option<usize>,
     /// Memory to fit into, such as 16GiB [default: this machine's, or its control group's].
     #[arg(long, value_name = "SIZE")]
-    pub(crate) memory: Option<ByteSize>,
+    pub memory: Option<ByteSize>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -223,21 +226,23 @@ pub(crate) struct VerifyTraceArgs {
     pub(crate) json: bool,
 }
 
+/// What `cordee export` takes.
 #[derive(Debug, Args)]
-pub(crate) struct ExportArgs {
+pub struct ExportArgs {
     /// A run directory (its newest valid checkpoint is used), or a checkpoint in one.
     #[arg(value_name = "RUN")]
-    pub(crate) run: PathBuf,
+    pub run: PathBuf,
     /// Where config.json, model.safetensors and the tokenizer go; new or empty.
     #[arg(value_name = "DIR")]
-    pub(crate) dir: PathBuf,
+    pub dir: PathBuf,
     /// Type of the weights in the files.
     #[arg(long, value_enum, default_value_t = ExportType::F32)]
-    pub(crate) dtype: ExportType,
+    pub dtype: ExportType,
 }
 
+/// Types of weights in files.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum ExportType {
+pub enum ExportType {
     /// As they are in the checkpoint.
     F32,
     /// Rounded to the nearest, half the size.

@@ -13,7 +13,7 @@ pub(crate) const DEVICES: &str = "CORDEE_DEVICES";
 const CPU_WORKERS: usize = 2;
 
 /// Ranks for a config that names no number.
-pub(crate) fn default_workers() -> Result<usize, Failure> {
+pub fn default_workers() -> Result<usize, Failure> {
     match env::var(DEVICES) {
         Err(_) => Ok(CPU_WORKERS),
         Ok(list) => listed(&list),

@@ -6,15 +6,16 @@ use cordee_protocol::ExitCode;
 
 /// Why a command failed.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub struct Failure {
     /// What the parent process sees.
-    pub(crate) code: u8,
+    pub code: u8,
     error: anyhow::Error,
     hint: Option<String>,
 }
 
 impl Failure {
-    pub(crate) fn new(code: ExitCode, error: impl Into<anyhow::Error>) -> Self {
+    /// An error and the code that goes with it.
+    pub fn new(code: ExitCode, error: impl Into<anyhow::Error>) -> Self {
         Self {
             code: code.code(),
             error: error.into(),
@@ -23,7 +24,7 @@ impl Failure {
     }
 
     /// An error with the code that a launch ended with, which may be a signal's.
-    pub(crate) fn with_code(code: u8, error: impl Into<anyhow::Error>) -> Self {
+    pub fn with_code(code: u8, error: impl Into<anyhow::Error>) -> Self {
         Self {
             code,
             error: error.into(),
@@ -32,11 +33,12 @@ impl Failure {
     }
 
     /// Wrong usage or config: a retry cannot help.
-    pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
+    pub fn usage(error: impl Into<anyhow::Error>) -> Self {
         Self::new(ExitCode::Usage, error)
     }
 
-    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+    /// The same, with the next thing to try.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }

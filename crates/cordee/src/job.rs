@@ -13,21 +13,26 @@ use serde::{Deserialize, Serialize};
 
 /// What every rank of a launch does, the same for all.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Job {
-    pub(crate) world_size: usize,
+pub struct Job {
+    /// Number of ranks.
+    pub world_size: usize,
     /// Threads of each rank.
-    pub(crate) threads: usize,
+    pub threads: usize,
     /// How long a rank waits for the others.
-    pub(crate) timeout: TimeSpan,
-    pub(crate) task: Task,
+    pub timeout: TimeSpan,
+    /// What is to be done.
+    pub task: Task,
 }
 
 /// The kinds of work that ranks can do.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Task {
+pub enum Task {
+    /// Train a model.
     Train(TrainTask),
+    /// Measure the training step.
     Bench(BenchTask),
+    /// Compare training steps with recorded ones.
     Trace(TraceTask),
     /// Compare the operators with their references.
     Operators,
@@ -35,31 +40,41 @@ pub(crate) enum Task {
 
 /// Train a model.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct TrainTask {
-    pub(crate) plan: Plan,
+pub struct TrainTask {
+    /// Config and what follows from it.
+    pub plan: Plan,
     /// The directory of the prepared corpus.
-    pub(crate) corpus: PathBuf,
-    pub(crate) run_dir: PathBuf,
-    pub(crate) resume: Option<PathBuf>,
-    pub(crate) last_step: u64,
+    pub corpus: PathBuf,
+    /// Where everything that the run writes goes.
+    pub run_dir: PathBuf,
+    /// The checkpoint to go on from.
+    pub resume: Option<PathBuf>,
+    /// The step to end after.
+    pub last_step: u64,
     /// What was said before there were ranks, for the record.
-    pub(crate) warnings: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 /// Measure the training step.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct BenchTask {
-    pub(crate) plan: Plan,
-    pub(crate) vocab_size: usize,
-    pub(crate) warmup: usize,
-    pub(crate) steps: usize,
+pub struct BenchTask {
+    /// Config and what follows from it.
+    pub plan: Plan,
+    /// Tokens to draw from.
+    pub vocab_size: usize,
+    /// Steps that do not count, done first.
+    pub warmup: usize,
+    /// Steps that count.
+    pub steps: usize,
 }
 
 /// Compare training steps with recorded ones.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct TraceTask {
-    pub(crate) dir: PathBuf,
-    pub(crate) recompute: Recompute,
+pub struct TraceTask {
+    /// The directory of the trace.
+    pub dir: PathBuf,
+    /// What a block's backward computes again.
+    pub recompute: Recompute,
 }
 
 impl Job {
@@ -88,7 +103,7 @@ impl Job {
     }
 
     /// Reads the job that the launcher left in `file`.
-    pub(crate) fn from_file(file: &File) -> anyhow::Result<Self> {
+    pub fn from_file(file: &File) -> anyhow::Result<Self> {
         let mut text = vec![0; file.metadata()?.len() as usize];
         file.read_exact_at(&mut text, 0)?;
         Ok(serde_json::from_slice(&text)?)

@@ -4,7 +4,7 @@ use std::fs;
 
 /// Bytes: the machine's memory, or what the control groups of this process leave of it. None where
 /// the system does not say.
-pub(crate) fn memory() -> Option<u64> {
+pub fn memory() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo")
         .ok()
         .and_then(|text| total(&text));

@@ -14,7 +14,7 @@ use fs_err as fs;
 use crate::failure::Failure;
 
 /// A tokenizer, in a run directory as in one of Hugging Face's.
-pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// The folder in which runs are made when no directory is named.
 const RUNS: &str = "runs";
@@ -37,42 +37,47 @@ const LOCK: &str = ".lock";
 
 /// A run directory.
 #[derive(Clone, Debug)]
-pub(crate) struct RunDir(PathBuf);
+pub struct RunDir(PathBuf);
 
 impl RunDir {
-    pub(crate) fn path(&self) -> &Path {
+    /// From the root.
+    pub fn path(&self) -> &Path {
         &self.0
     }
 
-    pub(crate) fn config(&self) -> PathBuf {
+    /// The resolved config.
+    pub fn config(&self) -> PathBuf {
         self.0.join("config.toml")
     }
 
-    pub(crate) fn tokenizer(&self) -> PathBuf {
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> PathBuf {
         self.0.join(TOKENIZER_FILE)
     }
 
     /// What is known of the tokenizer beside its file.
-    pub(crate) fn tokenizer_config(&self) -> PathBuf {
+    pub fn tokenizer_config(&self) -> PathBuf {
         self.0.join("tokenizer_config.json")
     }
 
-    pub(crate) fn checkpoints(&self) -> PathBuf {
+    /// The directory of checkpoints.
+    pub fn checkpoints(&self) -> PathBuf {
         self.0.join("checkpoints")
     }
 
-    pub(crate) fn logs(&self) -> PathBuf {
+    /// The directory of the ranks' logs.
+    pub fn logs(&self) -> PathBuf {
         self.0.join("logs")
     }
 
     /// Whether a run has begun here.
-    pub(crate) fn has_run(&self) -> bool {
+    pub fn has_run(&self) -> bool {
         self.config().exists() && self.0.join("env.json").exists()
     }
 
     /// Holds the run for this process: two at work in one directory would tear its files. Released
     /// when the process ends, however it ends.
-    pub(crate) fn lock(&self) -> Result<File, Failure> {
+    pub fn lock(&self) -> Result<File, Failure> {
         let environment = |error: std::io::Error| Failure::new(ExitCode::Environment, error);
         fs::create_dir_all(&self.0).map_err(environment)?;
         let path = self.0.join(LOCK);
@@ -104,14 +109,14 @@ impl RunDir {
     }
 
     /// The refusal to begin a run where there is something already.
-    pub(crate) fn occupied(&self) -> Failure {
+    pub fn occupied(&self) -> Failure {
         let error = anyhow!("the run directory {} already exists", self.0.display());
         let hint = "go on with that run by adding --resume, or choose another --run-dir; nothing was changed";
         Failure::usage(error).with_hint(hint)
     }
 
     /// How often the run has been started, the start at hand included.
-    pub(crate) fn next_attempt(&self) -> usize {
+    pub fn next_attempt(&self) -> usize {
         let environment = fs::read_to_string(self.0.join("env.json")).unwrap_or_default();
         let environment: serde_json::Value = serde_json::from_str(&environment).unwrap_or_default();
         environment["attempt"]
@@ -120,7 +125,7 @@ impl RunDir {
     }
 
     /// The directory for a fresh run: `given`, or a new one named after the config and the time.
-    pub(crate) fn fresh(given: Option<&Path>, name: &str) -> Result<Self, Failure> {
+    pub fn fresh(given: Option<&Path>, name: &str) -> Result<Self, Failure> {
         let path = match given {
             Some(path) => path.to_owned(),
             None => Path::new(RUNS).join(format!(
@@ -146,7 +151,7 @@ impl RunDir {
     }
 
     /// The directory `--resume` speaks of, and the checkpoint if one was named.
-    pub(crate) fn resumed(
+    pub fn resumed(
         given: Option<&Path>,
         resume: &Path,
         name: &str,
@@ -181,7 +186,7 @@ impl RunDir {
     }
 
     /// The run that `path` is, or that it is a checkpoint of.
-    pub(crate) fn containing(path: &Path) -> Result<(Self, Option<PathBuf>), Failure> {
+    pub fn containing(path: &Path) -> Result<(Self, Option<PathBuf>), Failure> {
         let path = absolute(path)?;
         if path.join("MANIFEST.json").exists() {
             let run = path.parent().and_then(Path::parent).map(Path::to_owned);

@@ -8,6 +8,7 @@ use std::{
     process::Command,
 };
 
+use object::{elf::DT_NEEDED, read::elf::ElfFile64};
 use serde_json::Value;
 
 /// The floor of each crate, from the ground up.
@@ -221,7 +222,10 @@ fn unsafe_code_stays_where_it_belongs() {
         for path in sources(&dir) {
             let source = std::fs::read_to_string(&path).unwrap();
             let file = path.file_name().unwrap().to_str().unwrap();
-            let is_root = file == "lib.rs" || file == "main.rs";
+            let is_root = file == "lib.rs"
+                || PROGRAMS
+                    .iter()
+                    .any(|program| name == "cordee" && path == dir.join(program));
             match allowed {
                 None if is_root => {
                     assert!(
@@ -264,37 +268,91 @@ fn files_stay_small() {
     assert!(median <= 200, "the median file has {median} lines");
 }
 
-/// The files of the command line that work before there are ranks, and in a CUDA build without CUDA.
-const BEFORE_RANKS: [&str; 8] = [
-    "train.rs",
-    "prepare.rs",
-    "resume.rs",
-    "config.rs",
-    "ranks.rs",
-    "bench.rs",
-    "verify.rs",
-    "verify/operators.rs",
-];
+/// The files of `cordee` that the programs have and its library has not.
+const PROGRAMS: [&str; 2] = ["main.rs", "worker.rs"];
+
+/// The folder of `cordee` that may name what is built on candle.
+const ENGINE: &str = "engine";
 
 #[test]
-fn what_runs_before_ranks_names_nothing_that_needs_candle() {
-    for file in BEFORE_RANKS {
-        let path = root().join("crates/cordee/src/commands").join(file);
-        let source = std::fs::read_to_string(&path).unwrap();
-        for forbidden in [
-            "cordee_train",
-            "cordee_model",
-            "cordee_ops",
-            "cordee_comm",
-            "candle_core",
-        ] {
-            assert!(
-                !source.contains(forbidden),
-                "{} names {forbidden}",
-                path.display()
-            );
-        }
+fn the_command_line_names_nothing_that_needs_candle() {
+    let dir = root().join("crates/cordee/src");
+    let (engine, rest): (Vec<_>, Vec<_>) = sources(&dir)
+        .into_iter()
+        .filter(|path| !PROGRAMS.iter().any(|name| *path == dir.join(name)))
+        .partition(|path| path.starts_with(dir.join(ENGINE)));
+    let names = |path: &PathBuf, crates: &[&'static str]| {
+        let source = std::fs::read_to_string(path).unwrap();
+        let named = crates.iter().find(|name| source.contains(**name));
+        named.copied()
+    };
+    let forbidden = [
+        "cordee_train",
+        "cordee_model",
+        "cordee_ops",
+        "cordee_comm",
+        "candle_core",
+        "cudarc",
+    ];
+    for path in rest {
+        let named = names(&path, &forbidden);
+        assert!(named.is_none(), "{} names {named:?}", path.display());
     }
+    assert!(
+        engine.iter().any(|path| names(path, &forbidden).is_some()),
+        "the engine is in {ENGINE}"
+    );
+}
+
+/// What the system has wherever programs run.
+const SYSTEM_LIBRARIES: [&str; 7] = [
+    "libc.",
+    "libm.",
+    "libgcc_s.",
+    "ld-linux",
+    "libdl.",
+    "libpthread.",
+    "librt.",
+];
+
+/// What an ELF file asks the loader for, as `readelf -d` shows it.
+fn needed_libraries(program: &Path) -> Vec<String> {
+    let bytes = std::fs::read(program).unwrap();
+    let file = ElfFile64::<object::Endianness>::parse(&*bytes).expect("the program is ELF");
+    let table = file.elf_dynamic_table().unwrap();
+    let needed = table.iter().filter(|entry| entry.tag == DT_NEEDED);
+    needed
+        .map(|entry| String::from_utf8(table.string(entry).unwrap().to_vec()).unwrap())
+        .collect()
+}
+
+/// Package metadata cannot tell what is linked. In a CUDA build this is what lets `cordee` start on a
+/// machine without CUDA.
+#[test]
+fn the_command_line_needs_the_system_s_libraries_alone() {
+    let needed = needed_libraries(Path::new(env!("CARGO_BIN_EXE_cordee")));
+    assert!(!needed.is_empty());
+    for library in &needed {
+        assert!(
+            SYSTEM_LIBRARIES
+                .iter()
+                .any(|known| library.starts_with(known)),
+            "`cordee` needs {library}"
+        );
+    }
+}
+
+/// That the test above would see it.
+#[cfg(feature = "cuda")]
+#[test]
+fn the_worker_of_a_cuda_build_needs_cuda() {
+    let needed = needed_libraries(Path::new(env!("CARGO_BIN_EXE_cordee-worker")));
+    assert!(
+        needed
+            .iter()
+            .any(|library| library.starts_with("libcuda.so")),
+        "{needed:?}"
+    );
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub(crate) fn run(command: &CheckpointCommand) -> Result<u8, Failure> {
 }
 
 /// The named checkpoint, verified, or the newest valid one of the run. What is passed over is said.
-pub(crate) fn valid_checkpoint(run: &RunDir, named: Option<PathBuf>) -> Result<PathBuf, Failure> {
+pub fn valid_checkpoint(run: &RunDir, named: Option<PathBuf>) -> Result<PathBuf, Failure> {
     if let Some(path) = named {
         checkpoint::verify(&path).map_err(failed)?;
         return Ok(path);

@@ -28,6 +28,6 @@ pub(crate) fn run(command: &ConfigCommand) -> Result<u8, Failure> {
 }
 
 /// Reads the config and applies what was set on the command line.
-pub(crate) fn load(args: &ConfigArgs) -> Result<Loaded, Failure> {
+pub fn load(args: &ConfigArgs) -> Result<Loaded, Failure> {
     cordee_config::load(&args.config, &args.sets).map_err(Failure::usage)
 }

@@ -1,32 +1,33 @@
-//! One file per command.
+//! One file per command; those that need the engine are in `src/engine`.
 
 mod bench;
 mod checkpoint;
 mod config;
-mod export;
-mod generate;
-mod opened;
-mod plan;
 mod prepare;
 mod ranks;
 mod resume;
 mod train;
 mod verify;
-mod worker;
 
-use crate::{args::Command, failure::Failure};
+use crate::{Engine, Verb, args::Command, failure::Failure, worker_program};
+
+pub use self::{checkpoint::valid_checkpoint, config::load};
 
 /// Runs a command to its end.
-pub(crate) fn run(command: Command) -> Result<u8, Failure> {
-    match command {
-        Command::Train(args) => train::run(&args),
-        Command::Bench(command) => bench::run(&command),
-        Command::Plan(args) => plan::run(&args),
-        Command::Generate(args) => generate::run(&args),
-        Command::Export(args) => export::run(&args),
-        Command::Config(command) => config::run(&command),
-        Command::Checkpoint(command) => checkpoint::run(&command),
-        Command::Verify(command) => verify::run(&command),
-        Command::Worker => worker::run(),
+pub(crate) fn run(command: Command, engine: Option<Engine>) -> Result<u8, Failure> {
+    let verb = match command {
+        Command::Train(args) => return train::run(&args),
+        Command::Bench(command) => return bench::run(&command),
+        Command::Config(command) => return config::run(&command),
+        Command::Checkpoint(command) => return checkpoint::run(&command),
+        Command::Verify(command) => return verify::run(&command),
+        Command::Plan(args) => Verb::Plan(args),
+        Command::Generate(args) => Verb::Generate(args),
+        Command::Export(args) => Verb::Export(args),
+        Command::Worker => Verb::Worker,
+    };
+    match engine {
+        Some(engine) => engine(&verb),
+        None => Err(worker_program::take_over()),
     }
 }

@@ -1,7 +1,7 @@
 //! Starting the ranks of a job and listening to them, whatever the job is.
 
 use std::{
-    env, io,
+    io,
     os::fd::AsFd,
     path::{Path, PathBuf},
     thread,
@@ -21,6 +21,7 @@ use crate::{
     console::{Console, ProgressMode},
     failure::Failure,
     job::Job,
+    worker_program,
 };
 
 /// Where the ranks' logs go.
@@ -45,9 +46,7 @@ pub(crate) fn start(
         .context("sharing memory")
         .map_err(environment)?;
     let launch = Launch {
-        program: env::current_exe()
-            .context("finding this program")
-            .map_err(environment)?,
+        program: worker_program::find()?,
         arguments: vec!["worker".into()],
         world_size: job.world_size,
         run_id: run_id(name),

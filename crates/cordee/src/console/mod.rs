@@ -25,7 +25,7 @@ use anstream::adapter::strip_str;
 use cordee_protocol::{Failure, StepProgress, WorkerMessage};
 use indicatif::ProgressDrawTarget;
 
-pub(crate) use self::numbers::bytes;
+pub use self::numbers::bytes;
 use self::pace::Pace;
 use self::repeats::Repeats;
 use self::screen::Screen;
@@ -58,7 +58,7 @@ enum Show {
 }
 
 /// Shows a run.
-pub(crate) struct Console {
+pub struct Console {
     show: Show,
     screen: Screen,
     pace: Pace,
@@ -270,7 +270,7 @@ impl Console {
     }
 
     /// Prints what a command was asked for, as it is.
-    pub(crate) fn print_data(text: &str) {
+    pub fn print_data(text: &str) {
         let mut stdout = io::stdout().lock();
         let _ = stdout.write_all(text.as_bytes());
         let _ = stdout.flush();

@@ -16,7 +16,7 @@ pub(super) fn compact(number: f64) -> String {
 }
 
 /// A size: `640B`, `212MiB`, `61.2GiB`.
-pub(crate) fn bytes(count: u64) -> String {
+pub fn bytes(count: u64) -> String {
     if count < 1024 {
         return format!("{count}B");
     }

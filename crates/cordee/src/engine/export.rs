@@ -3,17 +3,12 @@
 use std::path::Path;
 
 use anyhow::anyhow;
+use cordee::{Console, ExportArgs, ExportType, Failure, RunDir};
 use cordee_model::weights::{self, FileType};
 use cordee_protocol::ExitCode;
 use fs_err as fs;
 
 use super::opened::Opened;
-use crate::{
-    args::{ExportArgs, ExportType},
-    console::Console,
-    failure::Failure,
-    run_dir::RunDir,
-};
 
 pub(crate) fn run(args: &ExportArgs) -> Result<u8, Failure> {
     let (run, named) = RunDir::containing(&args.run)?;

@@ -3,18 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
+use cordee::{Failure, RunDir, TOKENIZER_FILE, default_workers, valid_checkpoint};
 use cordee_config::{ModelConfig, hugging_face};
 use cordee_data::Tokenizer;
 use cordee_memory::{Buffer, DType, Layout, View};
 use cordee_model::{Model, weights};
 use cordee_protocol::ExitCode;
-
-use super::checkpoint::valid_checkpoint;
-use crate::{
-    devices::default_workers,
-    failure::Failure,
-    run_dir::{RunDir, TOKENIZER_FILE},
-};
 
 /// A model with its weights and its tokenizer.
 pub(crate) struct Opened {

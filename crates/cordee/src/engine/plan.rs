@@ -2,26 +2,18 @@
 
 use std::fmt::Write as _;
 
+use cordee::{ConfigArgs, Console, Failure, PlanArgs, bytes, default_workers, load};
 use cordee_config::Plan;
 use cordee_data::Tokenizer;
 use cordee_protocol::ExitCode;
 use cordee_train::{Knob, MemoryPlan, knob};
-
-use super::config::load;
-use crate::{
-    args::{ConfigArgs, PlanArgs},
-    console::{Console, bytes},
-    devices::default_workers,
-    failure::Failure,
-    machine,
-};
 
 pub(crate) fn run(args: &PlanArgs) -> Result<u8, Failure> {
     let plan = resolved(args)?;
     let vocab_size = vocab_size(&plan)?;
     let memory = match args.memory {
         Some(size) => Some(size.0),
-        None => machine::memory(),
+        None => cordee::memory(),
     };
     let needed = MemoryPlan::new(&plan, vocab_size).map_err(failed)?;
     let fits = memory.is_none_or(|memory| needed.peak() * plan.world_size as u64 <= memory);

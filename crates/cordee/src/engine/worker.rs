@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
+use cordee::{BenchTask, Failure, Job, Task, TraceTask, TrainTask};
 use cordee_comm::{CommError, ProcessGroup, SharedMemoryGroup};
 use cordee_data::Corpus;
 use cordee_memory::SharedMemory;
@@ -22,11 +23,6 @@ use cordee_protocol::{
 };
 use cordee_train::{Bench, Run, Trace, TrainError, bench, replay, train};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-
-use crate::{
-    failure::Failure,
-    job::{BenchTask, Job, Task, TraceTask, TrainTask},
-};
 
 /// Runs the rank. What goes wrong is told to the launcher, which shows it.
 pub(crate) fn run() -> Result<u8, Failure> {

@@ -1,11 +1,11 @@
 //! `cordee generate`: continue a prompt with a trained model.
 
+use cordee::{Console, Failure, GenerateArgs};
 use cordee_model::Sampling;
 use cordee_protocol::ExitCode;
 use cordee_train::continue_text;
 
 use super::opened::Opened;
-use crate::{args::GenerateArgs, console::Console, failure::Failure};
 
 pub(crate) fn run(args: &GenerateArgs) -> Result<u8, Failure> {
     let opened = Opened::at(&args.model)?;
