@@ -18,12 +18,14 @@ mod memory;
 mod module;
 pub(crate) mod product;
 mod resident;
+mod rows;
 mod words;
 
 pub(crate) use gpu::Gpu;
 pub(crate) use kernel::{Arg, Grid, Kernel};
 pub(crate) use module::Source;
 pub(crate) use resident::{Address, Resident};
+pub(crate) use rows::{Blocks, RowVector, Team};
 
 use cudarc::driver::DriverError;
 

@@ -1,6 +1,8 @@
 //! The token embedding: a row of the table per token.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
@@ -8,6 +10,8 @@ mod tests;
 use candle_core::Tensor;
 use cordee_memory::{View, ViewMut};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Gpu;
 use crate::{
     error::{OpError, Result},
     float::Float,
@@ -24,6 +28,10 @@ pub fn forward(tokens: &[u32], weight: View<'_>, scale: f64) -> Result<Tensor> {
     let [vocab, dim] = OP.sizes("weight", weight.shape(), "[vocab, dim]")?;
     OP.expect_tokens(tokens, vocab, |_| true)?;
     check_scale(scale)?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of_view(&weight) {
+        return cuda::forward(&gpu, tokens, weight, scale, [vocab, dim]);
+    }
     with_float!(weight.dtype(), T => {
         let weight = OP.weight::<T>("weight", weight, &[vocab, dim])?;
         OP.output(cpu::forward(tokens, weight, dim, Float::of(scale)), &[tokens.len(), dim])
@@ -37,6 +45,10 @@ pub fn backward(tokens: &[u32], dy: &Tensor, scale: f64, dweight: &mut ViewMut<'
     let [vocab, dim] = OP.sizes("dweight", dweight.shape(), "[vocab, dim]")?;
     OP.expect_tokens(tokens, vocab, |_| true)?;
     check_scale(scale)?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(dy) {
+        return cuda::backward(&gpu, tokens, dy, scale, dweight, [vocab, dim]);
+    }
     with_float!(OP.dtype("dy", dy)?, T => {
         let dy = OP.tensor::<T>("dy", dy, &[tokens.len(), dim])?;
         let dweight = OP.gradient::<T>("dweight", dweight, &[vocab, dim])?;

@@ -1,12 +1,16 @@
 //! The gated activation of Gemma's feed-forward layer (Shazeer, 2020): gelu(gate) * up.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 
 use candle_core::Tensor;
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Gpu;
 use crate::{
     error::Result,
     gelu::{Approximation, curve},
@@ -19,6 +23,10 @@ const OP: Operator = Operator("geglu");
 /// gelu(`gate`) * `up`, element by element, for two tensors of one shape.
 pub fn forward(gate: &Tensor, up: &Tensor, approximation: Approximation) -> Result<Tensor> {
     let _timed = OP.timed(Pass::Forward);
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(gate) {
+        return cuda::forward(&gpu, gate, up, approximation);
+    }
     let shape = gate.dims();
     with_float!(OP.dtype("gate", gate)?, T => {
         let gate = OP.tensor::<T>("gate", gate, shape)?;
@@ -40,6 +48,10 @@ pub fn backward(
     approximation: Approximation,
 ) -> Result<(Tensor, Tensor)> {
     let _timed = OP.timed(Pass::Backward);
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(gate) {
+        return cuda::backward(&gpu, dy, gate, up, approximation);
+    }
     let shape = gate.dims();
     with_float!(OP.dtype("gate", gate)?, T => {
         let dy = OP.tensor::<T>("dy", dy, shape)?;

@@ -2,6 +2,8 @@
 //! distribution function of the normal distribution.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(crate) mod curve;
 pub(crate) mod reference;
 #[cfg(test)]
@@ -9,6 +11,8 @@ mod tests;
 
 use candle_core::Tensor;
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Gpu;
 use crate::{
     error::Result,
     operand::{Operator, with_float},
@@ -30,6 +34,10 @@ pub enum Approximation {
 /// The unit of each element of `x`, of any shape.
 pub fn forward(x: &Tensor, approximation: Approximation) -> Result<Tensor> {
     let _timed = OP.timed(Pass::Forward);
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(x) {
+        return cuda::forward(&gpu, x, approximation);
+    }
     let shape = x.dims();
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, shape)?;
@@ -45,6 +53,10 @@ pub fn forward(x: &Tensor, approximation: Approximation) -> Result<Tensor> {
 /// The gradient of `x`, of one shape with `dy`. Nothing of the forward is needed.
 pub fn backward(dy: &Tensor, x: &Tensor, approximation: Approximation) -> Result<Tensor> {
     let _timed = OP.timed(Pass::Backward);
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(x) {
+        return cuda::backward(&gpu, dy, x, approximation);
+    }
     let shape = x.dims();
     with_float!(OP.dtype("x", x)?, T => {
         let dy = OP.tensor::<T>("dy", dy, shape)?;

@@ -5,6 +5,8 @@
 //! (that of all, not of a sample) taken over a row.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
@@ -12,6 +14,8 @@ mod tests;
 use candle_core::Tensor;
 use cordee_memory::{View, ViewMut};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Gpu;
 use crate::{
     error::{OpError, Result},
     operand::{Operator, with_float},
@@ -37,6 +41,10 @@ pub fn forward(x: &Tensor, weight: View<'_>, bias: View<'_>, eps: f64) -> Result
     let _timed = OP.timed(Pass::Forward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     check_eps(eps)?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(x) {
+        return cuda::forward(&gpu, x, cuda::Affine { weight, bias, eps }, [n, dim]);
+    }
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &[n, dim])?;
         let affine = cpu::Affine {
@@ -64,6 +72,12 @@ pub fn forward_residual(
 ) -> Result<(Tensor, Normed)> {
     let _timed = OP.timed(Pass::Forward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
+    check_eps(eps)?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(x) {
+        let affine = cuda::Affine { weight, bias, eps };
+        return cuda::forward_residual(&gpu, x, residual, affine, [n, dim]);
+    }
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &[n, dim])?;
         let residual = OP.tensor::<T>("residual", residual, &[n, dim])?;
@@ -99,6 +113,10 @@ pub fn backward(
 ) -> Result<Tensor> {
     let _timed = OP.timed(Pass::Backward);
     let [n, dim] = OP.sizes("x", inputs.x.dims(), "[n, dim]")?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(inputs.x) {
+        return cuda::backward(&gpu, inputs, dweight, dbias, [n, dim]);
+    }
     with_float!(OP.dtype("x", inputs.x)?, T => {
         let dy = OP.tensor::<T>("dy", inputs.dy, &[n, dim])?;
         let x = OP.tensor::<T>("x", inputs.x, &[n, dim])?;

@@ -2,12 +2,16 @@
 //! there is no backward.
 
 pub(crate) mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 
 use candle_core::Tensor;
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Gpu;
 use crate::{
     error::Result,
     operand::{Operator, with_float},
@@ -19,6 +23,10 @@ const OP: Operator = Operator("residual");
 /// `x` + `added`, two tensors of one shape.
 pub fn forward(x: &Tensor, added: &Tensor) -> Result<Tensor> {
     let _timed = OP.timed(Pass::Forward);
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(x) {
+        return cuda::forward(&gpu, x, added);
+    }
     let shape = x.dims();
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, shape)?;

@@ -4,6 +4,8 @@
 //! y = x * rstd * gain with rstd = 1 / sqrt(mean(x^2) + eps), the mean taken over a row.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
@@ -11,6 +13,8 @@ mod tests;
 use candle_core::Tensor;
 use cordee_memory::{View, ViewMut};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Gpu;
 use crate::{
     error::{OpError, Result},
     float::Float,
@@ -62,6 +66,10 @@ pub fn forward(x: &Tensor, weight: View<'_>, norm: Norm) -> Result<Normed> {
     let _timed = OP.timed(Pass::Forward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     norm.check()?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(x) {
+        return cuda::forward(&gpu, x, weight, norm, [n, dim]);
+    }
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &[n, dim])?;
         let weight = OP.weight::<T>("weight", weight, &[dim])?;
@@ -82,6 +90,10 @@ pub fn forward_residual(
     let _timed = OP.timed(Pass::Forward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     norm.check()?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(x) {
+        return cuda::forward_residual(&gpu, x, residual, weight, norm, [n, dim]);
+    }
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &[n, dim])?;
         let residual = OP.tensor::<T>("residual", residual, &[n, dim])?;
@@ -115,6 +127,10 @@ pub struct Backward<'a> {
 pub fn backward(inputs: &Backward<'_>, dweight: &mut ViewMut<'_>) -> Result<Tensor> {
     let _timed = OP.timed(Pass::Backward);
     let [n, dim] = OP.sizes("x", inputs.x.dims(), "[n, dim]")?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(inputs.x) {
+        return cuda::backward(&gpu, inputs, dweight, [n, dim]);
+    }
     with_float!(OP.dtype("x", inputs.x)?, T => {
         let dy = OP.tensor::<T>("dy", inputs.dy, &[n, dim])?;
         let x = OP.tensor::<T>("x", inputs.x, &[n, dim])?;

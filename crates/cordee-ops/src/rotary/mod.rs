@@ -2,6 +2,8 @@
 //! head of width d, element i is rotated with element i + d/2 by the angle position / theta^(2i/d).
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(crate) mod reference;
 mod table;
 #[cfg(test)]
@@ -11,6 +13,8 @@ use candle_core::Tensor;
 
 pub use table::{Scaling, Table};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Gpu;
 use crate::{
     error::{OpError, Result},
     float::Float,
@@ -40,6 +44,10 @@ fn rotate(x: &Tensor, sequences: Sequences<'_>, table: &Table, direction: f64) -
     let [tokens, heads, _] = OP.sizes("x", x.dims(), "[tokens, heads, head_dim]")?;
     sequences.expect(OP, tokens)?;
     check_positions(sequences, tokens, table.max_positions())?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(x) {
+        return cuda::rotate(&gpu, x, sequences, table, direction, [tokens, heads]);
+    }
     let shape = [tokens, heads, head_dim];
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &shape)?;

@@ -1,8 +1,15 @@
 //! Cosines and sines of every position.
 
+#[cfg(feature = "cuda")]
+use std::sync::{Mutex, PoisonError};
 use std::{f64::consts::TAU, sync::OnceLock};
 
+#[cfg(feature = "cuda")]
+use candle_core::Tensor;
+
 use super::OP;
+#[cfg(feature = "cuda")]
+use crate::cuda::Gpu;
 use crate::{
     error::{OpError, Result},
     float::Float,
@@ -106,6 +113,9 @@ pub struct Table {
     scaling: Scaling,
     single: OnceLock<Waves<f32>>,
     double: OnceLock<Waves<f64>>,
+    /// What was uploaded, and where.
+    #[cfg(feature = "cuda")]
+    uploads: Mutex<Vec<(Gpu, Tensor)>>,
 }
 
 /// Cosines and sines, `[max_positions, half]` each.
@@ -157,6 +167,8 @@ impl Table {
             scaling,
             single,
             double,
+            #[cfg(feature = "cuda")]
+            uploads: Mutex::default(),
         })
     }
 
@@ -172,6 +184,22 @@ impl Table {
 
     pub(super) fn waves<T: Waved>(&self) -> &Waves<T> {
         T::waves(self).get_or_init(|| self.compute())
+    }
+
+    /// What `upload` made for this GPU when it was first asked for.
+    #[cfg(feature = "cuda")]
+    pub(super) fn uploaded(
+        &self,
+        gpu: &Gpu,
+        upload: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, tensor)) = uploads.iter().find(|(owner, _)| owner.is(gpu)) {
+            return Ok(tensor.clone());
+        }
+        let tensor = upload()?;
+        uploads.push((gpu.clone(), tensor.clone()));
+        Ok(tensor)
     }
 
     fn compute<T: Float>(&self) -> Waves<T> {

@@ -2,12 +2,16 @@
 //! silu(x) = x / (1 + e^-x).
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 
 use candle_core::Tensor;
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Gpu;
 use crate::{
     error::Result,
     operand::{Operator, with_float},
@@ -19,6 +23,10 @@ const OP: Operator = Operator("swiglu");
 /// silu(`gate`) * `up`, element by element, for two tensors of one shape.
 pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let _timed = OP.timed(Pass::Forward);
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(gate) {
+        return cuda::forward(&gpu, gate, up);
+    }
     let shape = gate.dims();
     with_float!(OP.dtype("gate", gate)?, T => {
         let gate = OP.tensor::<T>("gate", gate, shape)?;
@@ -30,6 +38,10 @@ pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 /// The gradients of `gate` and `up`, all of one shape with `dy`. The activation is computed anew.
 pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tensor)> {
     let _timed = OP.timed(Pass::Backward);
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(gate) {
+        return cuda::backward(&gpu, dy, gate, up);
+    }
     let shape = gate.dims();
     with_float!(OP.dtype("gate", gate)?, T => {
         let dy = OP.tensor::<T>("dy", dy, shape)?;
