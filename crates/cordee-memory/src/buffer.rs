@@ -94,26 +94,23 @@ impl Buffer {
     /// A copy on the heap.
     pub fn to_host(&self) -> Result<Self> {
         let mut copy = Self::zeroed(self.dtype, self.len)?;
-        match self.bytes_of_all() {
-            Bytes::Host(bytes) => copy.as_mut_bytes()?.copy_from_slice(bytes),
-            Bytes::Device(range) => range.read(copy.as_mut_bytes()?)?,
-        }
+        self.copy_to_host(&mut copy)?;
         Ok(copy)
+    }
+
+    /// Writes the elements to `target`, a buffer of the host of the same type and length.
+    pub fn copy_to_host(&self, target: &mut Self) -> Result<()> {
+        target.expect_like(self)?;
+        match self.bytes_of_all() {
+            Bytes::Host(bytes) => target.as_mut_bytes()?.copy_from_slice(bytes),
+            Bytes::Device(range) => range.read(target.as_mut_bytes()?)?,
+        }
+        Ok(())
     }
 
     /// Takes over the elements of `source`, a buffer of the host of the same type and length.
     pub fn copy_from_host(&mut self, source: &Self) -> Result<()> {
-        if source.dtype != self.dtype {
-            let (expected, found) = (self.dtype, source.dtype);
-            return Err(MemoryError::DType { expected, found });
-        }
-        if source.len != self.len {
-            let range = 0..source.len;
-            return Err(MemoryError::Range {
-                range,
-                len: self.len,
-            });
-        }
+        self.expect_like(source)?;
         let bytes = source.as_bytes()?;
         match &self.memory {
             Memory::Device(memory) => memory.write(0, bytes),
@@ -122,6 +119,19 @@ impl Buffer {
                 Ok(())
             }
         }
+    }
+
+    /// Checks that another buffer has the same type and length.
+    fn expect_like(&self, other: &Self) -> Result<()> {
+        if other.dtype != self.dtype {
+            let (expected, found) = (self.dtype, other.dtype);
+            return Err(MemoryError::DType { expected, found });
+        }
+        if other.len != self.len {
+            let (range, len) = (0..other.len, self.len);
+            return Err(MemoryError::Range { range, len });
+        }
+        Ok(())
     }
 
     /// Whether the memory is a device's.

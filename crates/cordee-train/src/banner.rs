@@ -2,6 +2,7 @@
 
 use cordee_config::{ModelConfig, Recompute};
 use cordee_data::Source;
+use cordee_memory::DType;
 use cordee_model::Model;
 use cordee_protocol::Banner;
 
@@ -74,19 +75,9 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
                 config.train.seed
             ),
         ),
-        (
-            "precision",
-            "f32: weights, activations, gradients, moments".to_owned(),
-        ),
+        ("precision", precision(run.compute.numbers).to_owned()),
         ("recompute", recompute(config.train.recompute).to_owned()),
-        (
-            "ranks",
-            format!(
-                "{} on the CPU, {} each, shared memory",
-                plan.world_size,
-                threads(config.parallel.threads.unwrap_or(1))
-            ),
-        ),
+        ("ranks", ranks(run)),
         ("run", run.run_dir.display().to_string()),
         ("start", start(run, first_step)),
     ];
@@ -97,6 +88,33 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
             .collect(),
         first_step,
         last_step: run.last_step,
+    }
+}
+
+fn precision(numbers: DType) -> &'static str {
+    match numbers {
+        DType::Bf16 => {
+            "bf16: weights and activations; f32: master weights, gradients, moments, norms, loss"
+        }
+        _ => "f32: weights, activations, gradients, moments",
+    }
+}
+
+/// Where the ranks compute, and how they meet.
+fn ranks(run: &Run<'_>) -> String {
+    let (ranks, config) = (run.plan.world_size, &run.plan.config);
+    match run.compute.device.facts() {
+        None => format!(
+            "{ranks} on the CPU, {} each, shared memory",
+            threads(config.parallel.threads.unwrap_or(1))
+        ),
+        Some(gpu) => format!(
+            "{ranks}, rank 0 on GPU {}: {}, {:.0} GiB, {} multiprocessors",
+            gpu.ordinal,
+            gpu.name,
+            gpu.memory as f64 / f64::from(1 << 30),
+            gpu.multiprocessors
+        ),
     }
 }
 

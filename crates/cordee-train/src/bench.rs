@@ -14,7 +14,7 @@ use cordee_ops::{
 use cordee_protocol::{BenchPart, BenchReport};
 
 use crate::{
-    TrainError,
+    Compute, TrainError,
     learner::{Learner, Times},
     optimizer::Update,
     progress::{Stopwatch, peaks_of_ranks},
@@ -25,6 +25,8 @@ use crate::{
 pub struct Bench<'a> {
     /// The model, the batch and the optimizer; its data is not read.
     pub plan: &'a Plan,
+    /// Where to compute, and in which numbers.
+    pub compute: &'a Compute,
     /// Size of the vocabulary that tokens are drawn from.
     pub vocab_size: usize,
     /// Steps before the first that counts.
@@ -38,9 +40,11 @@ pub struct Bench<'a> {
 pub fn bench(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchReport, TrainError> {
     let config = &bench.plan.config;
     let model = Model::new(&config.model, bench.vocab_size, config.data.seq_len)?;
-    let mut learner = Learner::new(&model, config.train.recompute, group)?;
-    let state = &mut learner.state;
-    model.initialise(&state.layout, &mut state.parameters, config.train.seed)?;
+    let recompute = config.train.recompute;
+    let mut learner = Learner::new(&model, bench.compute, recompute, group)?;
+    learner
+        .state
+        .fill_parameters(|layout, buffer| model.initialise(layout, buffer, config.train.seed))?;
 
     let (mut step_s, mut losses) = (Vec::new(), Vec::new());
     let mut drawing = Stopwatch::default();
@@ -48,7 +52,7 @@ pub fn bench(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchRep
         if index == bench.warmup {
             drawing.take();
             learner.times = Times::default();
-            timing::start(&cordee_ops::Device::HOST);
+            timing::start(&bench.compute.device);
         }
         let started = Instant::now();
         losses.push(step(bench, &mut learner, &mut drawing, index as u64)?);

@@ -342,6 +342,7 @@ pub(crate) fn restore(path: &Path, state: &mut TrainState) -> Result<RunState, T
             read_tensors(&checkpoint, path, prefix, &layout, buffer)?;
         }
     }
+    state.round()?;
     state.step = run.step;
     Ok(run)
 }
@@ -418,6 +419,7 @@ mod tests {
     use cordee_model::Model;
 
     use super::*;
+    use crate::Compute;
 
     fn model() -> Model {
         let config = ModelConfig {
@@ -439,7 +441,7 @@ mod tests {
             let mut group =
                 SharedMemoryGroup::join(memory, rank, 2, Duration::from_secs(20)).unwrap();
             let model = model();
-            let mut state = TrainState::new(&model, &mut group).unwrap();
+            let mut state = TrainState::new(&model, &Compute::HOST, &mut group).unwrap();
             model
                 .initialise(&state.layout, &mut state.parameters, 1)
                 .unwrap();

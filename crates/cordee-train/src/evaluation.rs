@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use cordee_comm::ProcessGroup;
 use cordee_data::Validation;
-use cordee_memory::{Buffer, DType, View};
+use cordee_memory::DType;
+use cordee_ops::Device;
 use cordee_protocol::{Evaluation, SourceEvaluation};
 
-use crate::{TrainError, engine::Engine};
+use crate::{TrainError, TrainState, engine::Engine};
 
 /// The loss of every source's whole validation split, over the tokens that count.
 ///
@@ -15,15 +16,16 @@ use crate::{TrainError, engine::Engine};
 /// order of one sum depends on the number of ranks.
 pub(crate) fn evaluate(
     engine: &Engine<'_>,
-    parameters: &[View<'_>],
+    state: &TrainState,
+    device: &Device,
     validation: &Validation,
     rows: usize,
     group: &mut dyn ProcessGroup,
-    step: u64,
 ) -> Result<Evaluation, TrainError> {
     let started = Instant::now();
     let sources = 0..validation.sources();
-    let mut sums = Buffer::zeroed(DType::F64, validation.sources())?;
+    let parameters = state.parameter_views()?;
+    let mut sums = device.zeroed(DType::F64, validation.sources())?;
     let mut turn = 0;
     for source in sources.clone() {
         let windows = validation.windows(source);
@@ -35,11 +37,12 @@ pub(crate) fn evaluate(
             let last = windows.min(first + rows as u64);
             let batch = validation.read(source, first..last)?;
             let mut nll = sums.view_mut(source..source + 1, &[1])?;
-            engine.loss(&batch, parameters, &mut nll)?;
+            engine.loss(&batch, &parameters, &mut nll)?;
         }
     }
-    let nll_sums = sums.as_mut_slice::<f64>()?;
-    group.sum_scalars(nll_sums)?;
+    let count = validation.sources();
+    let mut nll_sums = sums.view(0..count, &[count])?.to_vec::<f64>()?;
+    group.sum_scalars(&mut nll_sums)?;
 
     let tokens: u64 = sources
         .clone()
@@ -55,7 +58,7 @@ pub(crate) fn evaluate(
         }
     });
     Ok(Evaluation {
-        step,
+        step: state.step,
         loss: nll_sums.iter().sum::<f64>() / tokens as f64,
         seconds: started.elapsed().as_secs_f64(),
         sources: evaluated.collect(),

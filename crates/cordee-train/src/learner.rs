@@ -5,10 +5,10 @@ use cordee_comm::ProcessGroup;
 use cordee_config::{OptimizerConfig, Recompute};
 use cordee_data::{Batch, DataError};
 use cordee_model::Model;
-use cordee_ops::{Device, gradient_norm};
+use cordee_ops::gradient_norm;
 
 use crate::{
-    TrainError, TrainState,
+    Compute, TrainError, TrainState,
     engine::Engine,
     optimizer::{self, Update},
     progress::Stopwatch,
@@ -55,16 +55,17 @@ impl<'a> Learner<'a> {
     /// A rank of `group` with the memory that training `model` takes, all zero.
     pub(crate) fn new(
         model: &'a Model,
+        compute: &Compute,
         recompute: Recompute,
         group: &'a mut dyn ProcessGroup,
     ) -> Result<Self, TrainError> {
-        let state = TrainState::new(model, group)?;
+        let state = TrainState::new(model, compute, group)?;
         Ok(Self {
             model,
             group,
             engine: Engine::new(model, recompute),
             state,
-            sums: Sums::new(&Device::HOST)?,
+            sums: Sums::new(&compute.device)?,
             times: Times::default(),
         })
     }
@@ -81,7 +82,8 @@ impl<'a> Learner<'a> {
         // Not after the update: what a step did not like can be looked at until the next begins.
         state.gradients.fill_zero()?;
         self.sums.clear()?;
-        let parameters = crate::state::parameter_views(&state.layout, &state.parameters)?;
+        let computed = state.rounded.as_ref().unwrap_or(&state.parameters);
+        let parameters = crate::state::parameter_views(&state.layout, computed)?;
         let mut gradients = state.gradients.views_mut(state.layout.slots())?;
         let mut nll = self.sums.views()?.nll;
         for batch in batches {
@@ -91,10 +93,10 @@ impl<'a> Learner<'a> {
             counts[0] += losses.trained as f64;
         }
         drop((parameters, gradients));
-        let (group, len) = (&mut *self.group, state.layout.len());
+        let group = &mut *self.group;
         self.times.collectives.time(|| {
-            group.all_reduce(&mut state.gradients, 0..len)?;
-            group.sum_scalars(&mut counts)
+            state.reduce_gradients(group)?;
+            group.sum_scalars(&mut counts).map_err(TrainError::from)
         })?;
         Ok(StepCounts {
             tokens_trained: counts[0],

@@ -11,10 +11,39 @@ use crate::{TrainError, trainer::PREFETCHED_STEPS};
 /// The program, its threads and its files: what a rank of a model of no size holds.
 const PROGRAM_BYTES: u64 = 8 << 20;
 
+/// What libraries hold of a GPU's memory beside the pool's tensors: the scratch of products.
+const GPU_SCRATCH_BYTES: u64 = 64 << 20;
+
+/// Where a rank computes, and in which numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Those of weights and activations.
+    pub numbers: DType,
+    /// Whether each rank has a GPU of its own; else all share the host's memory.
+    pub on_gpu: bool,
+}
+
+impl Place {
+    /// In `f32` on the host.
+    pub const HOST: Self = Self {
+        numbers: DType::F32,
+        on_gpu: false,
+    };
+
+    /// What has to fit in the memory of the place, of ranks that hold `peak` each.
+    fn needed(self, peak: u64, ranks: usize) -> u64 {
+        if self.on_gpu {
+            peak
+        } else {
+            peak * ranks as u64
+        }
+    }
+}
+
 /// Bytes that a rank holds at its fullest, by what they are for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Weights.
+    /// Weights, and their rounded copy where the model computes in other numbers.
     pub weights: u64,
     /// Sums of gradients.
     pub gradients: u64,
@@ -40,13 +69,19 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// What a rank of `plan` will hold, over a tokenizer of `vocab_size` tokens.
-    pub fn new(plan: &Plan, vocab_size: usize) -> Result<Self, TrainError> {
+    /// What a rank of `plan` will hold, over a tokenizer of `vocab_size` tokens, on `place`.
+    pub fn new(plan: &Plan, vocab_size: usize, place: Place) -> Result<Self, TrainError> {
         let config = &plan.config;
         let seq_len = config.data.seq_len;
         let model = Model::new(&config.model, vocab_size, seq_len)?;
-        let size = DType::F32.size_in_bytes() as u64;
-        let flat = model.layout(DType::F32)?.len() as u64 * size;
+        let Place { numbers, on_gpu } = place;
+        let elements = model.layout(DType::F32)?.len() as u64;
+        let flat = elements * DType::F32.size_in_bytes() as u64;
+        let size = numbers.size_in_bytes() as u64;
+        let rounded = match numbers {
+            DType::F32 => 0,
+            _ => elements * size,
+        };
         let tokens = plan.micro_batch_size * seq_len;
         let per_token = |elements: usize| (elements * tokens) as u64 * size;
         let kept = |keep| {
@@ -76,9 +111,18 @@ impl MemoryPlan {
         let block = per_token(largest + again);
         // Its input, the norm of that, and the gradients of both.
         let head = per_token(4 * dim);
-        let logits = head::scratch_bytes(tokens, rows, DType::F32) as u64;
+        let logits = head::scratch_bytes(tokens, rows, numbers, on_gpu) as u64;
+        // The pool of a GPU gives freed memory in any size, but keeps libraries' scratch.
+        let (recycled, program, shared) = if on_gpu {
+            (0, GPU_SCRATCH_BYTES, 0)
+        } else {
+            // What the one moment leaves behind is seldom of the sizes that the other asks for.
+            let recycled = block.min(head + logits).min(Recycler::SLACK as u64);
+            let program = PROGRAM_BYTES + (batches * tokens) as u64 * 5;
+            (recycled, program, flat * (world - 1) / world)
+        };
         Ok(Self {
-            weights: flat,
+            weights: flat + rounded,
             gradients: flat,
             first_moment: flat,
             second_moment: flat,
@@ -86,10 +130,9 @@ impl MemoryPlan {
             block,
             head,
             logits,
-            // What the one moment leaves behind is seldom of the sizes that the other asks for.
-            recycled: block.min(head + logits).min(Recycler::SLACK as u64),
-            program: PROGRAM_BYTES + (batches * tokens) as u64 * 5,
-            shared: flat * (world - 1) / world,
+            recycled,
+            program,
+            shared,
         })
     }
 
@@ -102,6 +145,12 @@ impl MemoryPlan {
     pub fn peak(&self) -> u64 {
         let flat = self.weights + self.gradients + self.first_moment + self.second_moment;
         flat + self.activations + self.largest_moment() + self.recycled + self.program
+    }
+
+    /// Whether it fits into the `memory` bytes of the rank's GPU, or `ranks` of them into those of the
+    /// host.
+    pub fn fits(&self, place: Place, ranks: usize, memory: u64) -> bool {
+        place.needed(self.peak(), ranks) <= memory
     }
 
     /// The most that the system will count as the rank's resident memory.
@@ -121,20 +170,26 @@ pub struct Knob {
     pub peak: u64,
 }
 
-/// What to change so that all ranks together fit into `memory` bytes: the first that is enough of
+/// What to change so that a rank fits into the `memory` bytes of its GPU, or all ranks together into
+/// those of the host: the first that is enough of
 /// computing again, smaller micro-batches and fewer workers, each on top of those before; if none
 /// is, all of them.
-pub fn knob(plan: &Plan, vocab_size: usize, memory: u64) -> Result<Option<Knob>, TrainError> {
+pub fn knob(
+    plan: &Plan,
+    vocab_size: usize,
+    place: Place,
+    memory: u64,
+) -> Result<Option<Knob>, TrainError> {
     let mut plan = plan.clone();
     let mut last = None;
     while let Some(changed) = turn(&mut plan) {
-        let peak = MemoryPlan::new(&plan, vocab_size)?.peak();
+        let peak = MemoryPlan::new(&plan, vocab_size, place)?.peak();
         let mut sets = last.map_or_else(Vec::new, |knob: Knob| knob.sets);
         let key = changed.split('=').next().unwrap_or_default().to_owned();
         sets.retain(|set: &String| !set.starts_with(&key));
         sets.push(changed);
         let world_size = plan.world_size;
-        let enough = peak * world_size as u64 <= memory;
+        let enough = place.needed(peak, world_size) <= memory;
         last = Some(Knob {
             sets,
             world_size,

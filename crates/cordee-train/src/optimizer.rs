@@ -1,14 +1,13 @@
 //! From summed gradients to changed weights.
 
+use std::ops::Range;
+
 use cordee_config::OptimizerConfig;
 use cordee_memory::{Buffer, Layout, View};
 use cordee_model::Parameter;
-use cordee_ops::{
-    adamw::{self, AdamW},
-    gradient_norm,
-};
+use cordee_ops::adamw::{self, AdamW};
 
-use crate::{TrainError, TrainState};
+use crate::{TrainError, TrainState, sums::Sums};
 
 /// What the update needs to know of a step.
 pub(crate) struct Update {
@@ -20,23 +19,30 @@ pub(crate) struct Update {
     pub(crate) tokens_trained: f64,
 }
 
-/// The name of the first parameter of which `buffer` holds something that `is_bad`.
+/// The name of the first parameter of which `buffer`, which lies where `sums` does, holds something
+/// whose sum of squares `is_bad`.
 pub(crate) fn first_parameter(
     buffer: &Buffer,
     layout: &Layout,
-    mut is_bad: impl FnMut(View<'_>) -> Result<bool, TrainError>,
+    sums: &mut Sums,
+    is_bad: fn(f64) -> bool,
 ) -> Result<Option<String>, TrainError> {
     for slot in layout.slots() {
-        if is_bad(buffer.slot_view(slot)?)? {
+        if is_bad(sums.squares_of(buffer.slot_view(slot)?)?) {
             return Ok(Some(slot.name().to_owned()));
         }
     }
     Ok(None)
 }
 
-/// Whether an element is infinite or NaN.
-pub(crate) fn is_not_finite(values: View<'_>) -> Result<bool, TrainError> {
-    Ok(gradient_norm::first_non_finite(values)?.is_some())
+/// Of a sum of squares: whether an element is infinite or NaN.
+pub(crate) fn is_not_finite(squares: f64) -> bool {
+    !squares.is_finite()
+}
+
+/// Of a sum of squares: whether every element is zero.
+pub(crate) fn is_zero(squares: f64) -> bool {
+    squares == 0.0
 }
 
 /// One step of `AdamW` on every parameter. The gradient is multiplied by `scale` on the way, in the
@@ -48,33 +54,50 @@ pub(crate) fn apply(
     update: &Update,
     scale: View<'_>,
 ) -> Result<(), TrainError> {
-    for (parameter, slot) in parameters.iter().zip(state.layout.slots()) {
+    for (range, decays) in updated_together(parameters, &state.layout) {
         let hyper = AdamW {
             lr: update.lr,
             beta1: config.betas[0],
             beta2: config.betas[1],
             eps: config.eps,
-            weight_decay: if parameter.decays() {
-                config.weight_decay
-            } else {
-                0.0
-            },
+            weight_decay: if decays { config.weight_decay } else { 0.0 },
             step: update.step,
         };
-        let updated = adamw::State {
-            params: state.parameters.slot_view_mut(slot)?,
-            m: state.first_moment.slot_view_mut(slot)?,
-            v: state.second_moment.slot_view_mut(slot)?,
-            compute: None,
+        let shape = [range.len()];
+        let compute = match &mut state.rounded {
+            Some(rounded) => Some(rounded.view_mut(range.clone(), &shape)?),
+            None => None,
         };
-        adamw::step(updated, state.gradients.slot_view(slot)?, scale, &hyper)?;
+        let updated = adamw::State {
+            params: state.parameters.view_mut(range.clone(), &shape)?,
+            m: state.first_moment.view_mut(range.clone(), &shape)?,
+            v: state.second_moment.view_mut(range.clone(), &shape)?,
+            compute,
+        };
+        let gradients = state.gradients.view(range, &shape)?;
+        adamw::step(updated, gradients, scale, &hyper)?;
     }
     Ok(())
+}
+
+/// Neighbours that decay or do not, as one range each, so that there are few calls. What lies between
+/// parameters is zero, and an update leaves it so.
+fn updated_together(parameters: &[Parameter], layout: &Layout) -> Vec<(Range<usize>, bool)> {
+    let mut ranges: Vec<(Range<usize>, bool)> = Vec::new();
+    for (parameter, slot) in parameters.iter().zip(layout.slots()) {
+        let (slot, decays) = (slot.range(), parameter.decays());
+        match ranges.last_mut() {
+            Some((range, same)) if *same == decays => range.end = slot.end,
+            _ => ranges.push((slot, decays)),
+        }
+    }
+    ranges
 }
 
 #[cfg(test)]
 mod tests {
     use cordee_memory::DType;
+    use cordee_model::Init;
     use cordee_ops::Device;
 
     use super::*;
@@ -85,13 +108,11 @@ mod tests {
         let tensors = ["a", "b", "c"].map(|name| (name.to_owned(), vec![3]));
         let layout = Layout::new(DType::F32, tensors).unwrap();
         let mut buffer = Buffer::zeroed(DType::F32, layout.len()).unwrap();
-        let not_finite = |buffer: &Buffer| first_parameter(buffer, &layout, is_not_finite).unwrap();
         let mut sums = Sums::new(&Device::HOST).unwrap();
-        let mut zero = |buffer: &Buffer| {
-            first_parameter(buffer, &layout, |values| sums.are_zero(values)).unwrap()
-        };
-        assert_eq!(zero(&buffer).as_deref(), Some("a"));
-        assert_eq!(not_finite(&buffer), None);
+        let mut first =
+            |buffer: &Buffer, is_bad| first_parameter(buffer, &layout, &mut sums, is_bad).unwrap();
+        assert_eq!(first(&buffer, is_zero).as_deref(), Some("a"));
+        assert_eq!(first(&buffer, is_not_finite), None);
         for (slot, value) in layout.slots().iter().zip([1.0, f32::INFINITY, f32::NAN]) {
             buffer
                 .slot_view_mut(slot)
@@ -99,7 +120,24 @@ mod tests {
                 .as_mut_slice::<f32>()
                 .unwrap()[2] = value;
         }
-        assert_eq!(not_finite(&buffer).as_deref(), Some("b"));
-        assert_eq!(zero(&buffer), None);
+        assert_eq!(first(&buffer, is_not_finite).as_deref(), Some("b"));
+        assert_eq!(first(&buffer, is_zero), None);
+    }
+
+    #[test]
+    fn neighbours_are_updated_together() {
+        let parameter = |name: &str, shape: &[usize]| Parameter::new(name, shape, Init::Ones);
+        let parameters = [
+            parameter("norm", &[3]),
+            parameter("q", &[3, 2]),
+            parameter("k", &[2, 2]),
+            parameter("bias", &[5]),
+        ];
+        let tensors = parameters
+            .each_ref()
+            .map(|p| (p.name.clone(), p.shape.clone()));
+        let layout = Layout::new(DType::F32, tensors).unwrap();
+        let ranges = updated_together(&parameters, &layout);
+        assert_eq!(ranges, [(0..3, false), (64..132, true), (192..197, false)]);
     }
 }

@@ -55,10 +55,11 @@ impl Sums {
         Ok([0, 1].map(|index| numbers[self.layout.slot(index).offset()]))
     }
 
-    /// Whether every element is zero. The sum of squares is another one after this.
-    pub(crate) fn are_zero(&mut self, values: View<'_>) -> Result<bool, TrainError> {
+    /// The sum of the squares of all elements: 0 where all are, not finite where one is not. That of
+    /// the gradient is another one after this.
+    pub(crate) fn squares_of(&mut self, values: View<'_>) -> Result<f64, TrainError> {
         gradient_norm::sum_of_squares(values, &mut self.views()?.squares)?;
         let [_, squares] = self.read()?;
-        Ok(squares == 0.0)
+        Ok(squares)
     }
 }

@@ -18,7 +18,7 @@ use cordee_model::{Model, weights};
 use cordee_protocol::{Summary, WorkerMessage};
 
 use crate::{
-    TrainError,
+    Compute, TrainError,
     banner::banner,
     checkpoints::{Checkpoints, RunState, check_replicas, restore},
     learner::Learner,
@@ -32,6 +32,8 @@ pub(crate) const PREFETCHED_STEPS: usize = 2;
 pub struct Run<'a> {
     /// The resolved config.
     pub plan: &'a Plan,
+    /// Where to compute, and in which numbers.
+    pub compute: &'a Compute,
     /// The tokenised data.
     pub corpus: &'a Corpus,
     /// Where the run keeps everything it writes.
@@ -97,14 +99,17 @@ impl<'a> Trainer<'a> {
         tell: &'a mut dyn FnMut(WorkerMessage),
     ) -> Result<Self, TrainError> {
         let config = &run.plan.config;
-        let mut learner = Learner::new(model, config.train.recompute, group)?;
+        let recompute = config.train.recompute;
+        let mut learner = Learner::new(model, run.compute, recompute, group)?;
         let state = &mut learner.state;
         match (run.resume, &config.model.init_from) {
             (Some(path), _) => check_origin(path, &restore(path, state)?, run)?,
-            (None, Some(dir)) => weights::load(dir, model, &state.layout, &mut state.parameters)?,
-            (None, None) => {
-                model.initialise(&state.layout, &mut state.parameters, config.train.seed)?;
+            (None, Some(dir)) => {
+                state.fill_parameters(|layout, buffer| weights::load(dir, model, layout, buffer))?
             }
+            (None, None) => state.fill_parameters(|layout, buffer| {
+                model.initialise(layout, buffer, config.train.seed)
+            })?,
         }
         check_replicas(state, learner.group)?;
         let first_step = state.step;

@@ -81,9 +81,23 @@ pub struct Sums<'a> {
     pub dweight: ViewMut<'a>,
 }
 
-/// Bytes of logits that [`loss`] and [`loss_and_gradient`] of `n` tokens hold at a time.
-pub fn scratch_bytes(n: usize, vocab: usize, dtype: DType) -> usize {
-    cpu::chunk_tokens(n, vocab).min(n) * vocab * dtype.size_in_bytes()
+/// Bytes of logits that [`loss`] and [`loss_and_gradient`] of `n` tokens hold at a time, on a GPU or
+/// on the host.
+pub fn scratch_bytes(n: usize, vocab: usize, dtype: DType, on_gpu: bool) -> usize {
+    let chunk = if on_gpu {
+        chunk_of_gpu(n, vocab, dtype)
+    } else {
+        cpu::chunk_tokens(n, vocab).min(n)
+    };
+    chunk * vocab * dtype.size_in_bytes()
+}
+
+/// Tokens whose logits a GPU holds at a time: 256 MiB of them, in whole tiles of a product.
+fn chunk_of_gpu(n: usize, vocab: usize, dtype: DType) -> usize {
+    const BYTES: usize = 256 << 20;
+    const TILE: usize = 128;
+    let tokens = BYTES / (vocab * dtype.size_in_bytes());
+    (tokens / TILE * TILE).max(TILE).min(n)
 }
 
 /// All logits, `[n, vocab]`, of `x` `[n, dim]` with `weight` `[vocab, dim]`: for generation, where

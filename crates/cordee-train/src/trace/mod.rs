@@ -12,13 +12,15 @@ use cordee_ops::{Sequences, transfer};
 use cordee_protocol::{LogitsDifference, TraceReport, TraceStep};
 
 use self::recorded::{Recorded, refused};
-use crate::{TrainError, learner::Learner, optimizer::Update, progress::peaks_of_ranks};
+use crate::{Compute, TrainError, learner::Learner, optimizer::Update, progress::peaks_of_ranks};
 
 /// A trace to replay.
 pub struct Trace<'a> {
     /// The directory: `config.json`, `model.safetensors`, `batches.safetensors`, `trace.json` and,
     /// if logits are to be compared, `logits.safetensors`.
     pub dir: &'a Path,
+    /// Where to compute, and in which numbers.
+    pub compute: Compute,
     /// What backwards compute again.
     pub recompute: Recompute,
 }
@@ -37,9 +39,10 @@ pub fn replay(trace: &Trace<'_>, group: &mut dyn ProcessGroup) -> Result<TraceRe
     }
     // The logits are behind all tokens of a row, of which training never sees the last.
     let model = model(trace.dir, recorded.seq_len + 1)?;
-    let mut learner = Learner::new(&model, trace.recompute, group)?;
-    let state = &mut learner.state;
-    weights::load(trace.dir, &model, &state.layout, &mut state.parameters)?;
+    let mut learner = Learner::new(&model, &trace.compute, trace.recompute, group)?;
+    learner
+        .state
+        .fill_parameters(|layout, buffer| weights::load(trace.dir, &model, layout, buffer))?;
 
     let before = last_logits(&learner, &recorded)?;
     let rows = rank * recorded.rows / world..(rank + 1) * recorded.rows / world;

@@ -15,15 +15,13 @@ impl Trainer<'_> {
             group,
             ..
         } = &mut self.learner;
-        let parameters = state.parameter_views()?;
-        let rows = self.run.plan.micro_batch_size;
         let evaluation = evaluate(
             engine,
-            &parameters,
+            state,
+            &self.run.compute.device,
             &self.validation,
-            rows,
+            self.run.plan.micro_batch_size,
             &mut **group,
-            state.step,
         )?;
         if let Some(recorder) = &self.recorder {
             recorder.event(evaluation_event(&evaluation));

@@ -21,6 +21,7 @@ impl Trainer<'_> {
         let not_finite = first_parameter(
             &self.learner.state.parameters,
             &self.learner.state.layout,
+            &mut self.learner.sums,
             is_not_finite,
         )?;
         if let Some(name) = not_finite {

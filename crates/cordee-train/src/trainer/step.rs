@@ -10,7 +10,7 @@ use super::{Trainer, is_due};
 use crate::{
     TrainError, TrainState,
     learner::{StepCounts, StepResult},
-    optimizer::{Update, first_parameter, is_not_finite},
+    optimizer::{Update, first_parameter, is_not_finite, is_zero},
     progress::resident_bytes,
     schedule::learning_rate,
 };
@@ -64,11 +64,12 @@ impl Trainer<'_> {
     /// after an error.
     fn check(&mut self, step: u64, result: &StepResult) -> Result<(), TrainError> {
         let &StepResult { loss, grad_norm } = result;
+        let sums = &mut self.learner.sums;
         let TrainState {
             gradients, layout, ..
         } = &self.learner.state;
         if !loss.is_finite() || !grad_norm.is_finite() {
-            let parameter = first_parameter(gradients, layout, is_not_finite)?;
+            let parameter = first_parameter(gradients, layout, sums, is_not_finite)?;
             let first = parameter.map_or_else(String::new, |name| {
                 format!("; the first gradient that is not finite is that of `{name}`")
             });
@@ -76,8 +77,7 @@ impl Trainer<'_> {
             return Err(TrainError::Diverged { step, what });
         }
         if step == self.first_step + 1 {
-            let sums = &mut self.learner.sums;
-            let zero = first_parameter(gradients, layout, |values| sums.are_zero(values))?;
+            let zero = first_parameter(gradients, layout, sums, is_zero)?;
             if let Some(parameter) = zero {
                 return Err(TrainError::MissingGradient {
                     parameter,

@@ -6,7 +6,7 @@ use cordee::{ConfigArgs, Console, Failure, PlanArgs, bytes, default_workers, loa
 use cordee_config::Plan;
 use cordee_data::Tokenizer;
 use cordee_protocol::ExitCode;
-use cordee_train::{Knob, MemoryPlan, knob};
+use cordee_train::{Knob, MemoryPlan, Place, knob};
 
 pub(crate) fn run(args: &PlanArgs) -> Result<u8, Failure> {
     let plan = resolved(args)?;
@@ -15,10 +15,10 @@ pub(crate) fn run(args: &PlanArgs) -> Result<u8, Failure> {
         Some(size) => Some(size.0),
         None => cordee::memory(),
     };
-    let needed = MemoryPlan::new(&plan, vocab_size).map_err(failed)?;
-    let fits = memory.is_none_or(|memory| needed.peak() * plan.world_size as u64 <= memory);
+    let needed = MemoryPlan::new(&plan, vocab_size, Place::HOST).map_err(failed)?;
+    let fits = memory.is_none_or(|memory| needed.fits(Place::HOST, plan.world_size, memory));
     let knob = match memory {
-        Some(memory) if !fits => knob(&plan, vocab_size, memory).map_err(failed)?,
+        Some(memory) if !fits => knob(&plan, vocab_size, Place::HOST, memory).map_err(failed)?,
         _ => None,
     };
     let mut page = table(&plan, &needed);

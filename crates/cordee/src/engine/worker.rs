@@ -21,7 +21,7 @@ use cordee_protocol::{
     ExitCode, Failure as Report, OperatorFinding, OperatorsReport, WorkerEnvironment,
     WorkerMessage, names,
 };
-use cordee_train::{Bench, Run, Trace, TrainError, bench, replay, train};
+use cordee_train::{Bench, Compute, Run, Trace, TrainError, bench, replay, train};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 /// Runs the rank. What goes wrong is told to the launcher, which shows it.
@@ -89,6 +89,7 @@ fn run_training(
     let corpus = Corpus::open(&task.corpus)?;
     let run = Run {
         plan: &task.plan,
+        compute: &Compute::HOST,
         corpus: &corpus,
         run_dir: &task.run_dir,
         resume: task.resume.as_deref(),
@@ -111,6 +112,7 @@ fn run_bench(
 ) -> Result<ExitCode, TrainError> {
     let measured = Bench {
         plan: &task.plan,
+        compute: &Compute::HOST,
         vocab_size: task.vocab_size,
         warmup: task.warmup,
         steps: task.steps,
@@ -129,6 +131,7 @@ fn run_trace(
 ) -> Result<ExitCode, TrainError> {
     let trace = Trace {
         dir: &task.dir,
+        compute: Compute::HOST,
         recompute: task.recompute,
     };
     let report = replay(&trace, group)?;
