@@ -17,6 +17,7 @@ use crate::{
     Compute, TrainError,
     learner::{Learner, Times},
     optimizer::Update,
+    out_of_memory::Circumstances,
     progress::{Stopwatch, peaks_of_ranks},
     schedule::learning_rate,
 };
@@ -38,6 +39,18 @@ pub struct Bench<'a> {
 /// Measures the training step. Every rank of `group` calls this with the same `bench` and gets the
 /// same sums; the times are its own.
 pub fn bench(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchReport, TrainError> {
+    measure(bench, group).map_err(|error| {
+        let circumstances = Circumstances {
+            plan: bench.plan,
+            vocab_size: bench.vocab_size,
+            compute: bench.compute,
+            step: 1,
+        };
+        circumstances.explain(error)
+    })
+}
+
+fn measure(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchReport, TrainError> {
     let config = &bench.plan.config;
     let model = Model::new(&config.model, bench.vocab_size, config.data.seq_len)?;
     let recompute = config.train.recompute;

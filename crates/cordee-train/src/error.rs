@@ -1,6 +1,6 @@
 //! Why a rank gives up, and with which exit code.
 
-use std::path::PathBuf;
+use std::{borrow::Cow, path::PathBuf};
 
 use cordee_checkpoint::CheckpointError;
 use cordee_comm::{CommError, Operation};
@@ -10,6 +10,8 @@ use cordee_metrics::MetricsError;
 use cordee_model::ModelError;
 use cordee_ops::OpError;
 use cordee_protocol::ExitCode;
+
+use crate::OutOfMemory;
 
 /// An error that ends training in this rank.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,9 @@ pub enum TrainError {
     /// Metrics could not be written.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// A GPU had no room.
+    #[error("{0}")]
+    OutOfMemory(Box<OutOfMemory>),
     /// Something is no longer a number.
     #[error("training diverged at step {step}: {what}")]
     Diverged {
@@ -119,7 +124,11 @@ impl TrainError {
             | Self::NothingTrained { .. }
             | Self::Trace { .. }
             | Self::Model(ModelError::Weights { .. } | ModelError::File { .. }) => ExitCode::Usage,
-            Self::NoRoom { .. } | Self::Memory(_) | Self::Model(ModelError::Memory(_)) => {
+            Self::NoRoom { .. }
+            | Self::Memory(_)
+            | Self::OutOfMemory(_)
+            | Self::Op(OpError::Gpu { .. } | OpError::OutOfMemory { .. })
+            | Self::Model(ModelError::Memory(_) | ModelError::Op(OpError::OutOfMemory { .. })) => {
                 ExitCode::Environment
             }
             Self::Comm(CommError::Timeout { call, .. }) if call.operation == Operation::Join => {
@@ -131,8 +140,9 @@ impl TrainError {
     }
 
     /// What to try, where that is not obvious.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
+        let hint = match self {
+            Self::OutOfMemory(error) => return Some(error.hint().into()),
             Self::Diverged { .. } => Some(
                 "lower `optimizer.lr`, lengthen `schedule.warmup_steps`, or resume from the last checkpoint with either changed",
             ),
@@ -156,6 +166,7 @@ impl TrainError {
                 Some("free some space, then resume with --resume: older checkpoints are untouched")
             }
             _ => None,
-        }
+        };
+        hint.map(Cow::Borrowed)
     }
 }

@@ -30,6 +30,13 @@ impl Place {
         on_gpu: false,
     };
 
+    /// Makes the next change that saves memory there.
+    fn turn(self, plan: &mut Plan) -> Option<String> {
+        let ranks = plan.world_size;
+        // Fewer ranks leave more memory of the host to each, and of GPUs none.
+        turn(plan).filter(|_| !self.on_gpu || plan.world_size == ranks)
+    }
+
     /// What has to fit in the memory of the place, of ranks that hold `peak` each.
     fn needed(self, peak: u64, ranks: usize) -> u64 {
         if self.on_gpu {
@@ -182,7 +189,7 @@ pub fn knob(
 ) -> Result<Option<Knob>, TrainError> {
     let mut plan = plan.clone();
     let mut last = None;
-    while let Some(changed) = turn(&mut plan) {
+    while let Some(changed) = place.turn(&mut plan) {
         let peak = MemoryPlan::new(&plan, vocab_size, place)?.peak();
         let mut sets = last.map_or_else(Vec::new, |knob: Knob| knob.sets);
         let key = changed.split('=').next().unwrap_or_default().to_owned();
@@ -200,6 +207,16 @@ pub fn knob(
         }
     }
     Ok(last)
+}
+
+/// What saves memory, as `--set` takes it, in the order to try it in; each on top of those before.
+pub(crate) fn remedies(plan: &Plan, place: Place) -> Vec<String> {
+    let mut plan = plan.clone();
+    let mut sets = Vec::new();
+    while let Some(set) = place.turn(&mut plan) {
+        sets.push(set);
+    }
+    sets
 }
 
 /// Makes the next change that saves memory. The batch of a step stays what it is.

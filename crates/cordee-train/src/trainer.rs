@@ -22,6 +22,7 @@ use crate::{
     banner::banner,
     checkpoints::{Checkpoints, RunState, check_replicas, restore},
     learner::Learner,
+    out_of_memory::Circumstances,
     progress::Stopwatch,
 };
 
@@ -61,8 +62,17 @@ pub fn train(
     let vocab_size = run.corpus.vocab_size();
     let vocab_size = config.model.vocab_size.unwrap_or(0).max(vocab_size);
     let model = Model::new(&config.model, vocab_size, config.data.seq_len)?;
-    let mut trainer = Trainer::prepare(run, &model, group, tell)?;
-    let summary = trainer.run(started)?;
+    let circumstances = |step| Circumstances {
+        plan: run.plan,
+        vocab_size,
+        compute: run.compute,
+        step,
+    };
+    let mut trainer = Trainer::prepare(run, &model, group, tell)
+        .map_err(|error| circumstances(0).explain(error))?;
+    let ran = trainer.run(started);
+    let step = trainer.learner.state.step + 1;
+    let summary = ran.map_err(|error| circumstances(step).explain(error))?;
     if let Some(recorder) = trainer.recorder.take() {
         let dropped = recorder.finish()?;
         if dropped > 0 {

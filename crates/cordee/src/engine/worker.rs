@@ -1,6 +1,7 @@
 //! `cordee worker`: one rank of a run, as the launcher starts it.
 
 use std::{
+    borrow::Cow,
     env,
     fs::{File, OpenOptions},
     io::Write,
@@ -40,7 +41,7 @@ pub(crate) fn run() -> Result<u8, Failure> {
         blames: blamed(train),
         code: code.code(),
         message: format!("{error:#}"),
-        hint: train.and_then(TrainError::hint).map(str::to_owned),
+        hint: train.and_then(TrainError::hint).map(Cow::into_owned),
     }));
     Err(Failure::new(code, error))
 }
