@@ -25,6 +25,22 @@ pub struct BenchReport {
     pub parts: Vec<BenchPart>,
     /// The most resident memory each rank ever had, in bytes, by rank.
     pub peak_memory_bytes: Vec<u64>,
+    /// The GPU of rank 0, if it computed on one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<BenchGpu>,
+}
+
+/// A GPU in a benchmark.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BenchGpu {
+    /// Its name.
+    pub name: String,
+    /// The most of its memory that tensors and buffers took at once, in bytes.
+    pub peak_bytes: u64,
+    /// What the process has of its memory at the end, used or kept for the next who asks.
+    pub reserved_bytes: u64,
+    /// By how much that grew in the measured steps: 0 where a step asks nothing of the system.
+    pub reserved_growth_bytes: u64,
 }
 
 /// One kind of work in a benchmark.

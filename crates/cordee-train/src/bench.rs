@@ -8,10 +8,11 @@ use cordee_config::{ModelConfig, Plan};
 use cordee_data::{Batch, DataError};
 use cordee_model::{Model, Parameter};
 use cordee_ops::{
+    Device,
     random::Stream,
     timing::{self, Entry, Pass},
 };
-use cordee_protocol::{BenchPart, BenchReport};
+use cordee_protocol::{BenchGpu, BenchPart, BenchReport};
 
 use crate::{
     Compute, TrainError,
@@ -21,6 +22,9 @@ use crate::{
     progress::{Stopwatch, peaks_of_ranks},
     schedule::learning_rate,
 };
+
+/// Steps of a GPU whose parts are timed, after those that are measured.
+const TIMED_APART: usize = 5;
 
 /// What to measure.
 pub struct Bench<'a> {
@@ -59,13 +63,23 @@ fn measure(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchRepor
         .state
         .fill_parameters(|layout, buffer| model.initialise(layout, buffer, config.train.seed))?;
 
+    let device = &bench.compute.device;
+    // Steps of a GPU are not told apart into their parts while they are measured: that would have the
+    // host wait for each part.
+    let timed_apart = device.facts().is_some();
+    let timed = if timed_apart { TIMED_APART } else { 0 };
     let (mut step_s, mut losses) = (Vec::new(), Vec::new());
     let mut drawing = Stopwatch::default();
-    for index in 0..bench.warmup + bench.steps {
+    let mut reserved = 0;
+    let last = bench.warmup + bench.steps;
+    for index in 0..last + timed {
         if index == bench.warmup {
+            reserved = reserved_bytes(device)?;
+        }
+        if index == if timed_apart { last } else { bench.warmup } {
             drawing.take();
             learner.times = Times::default();
-            timing::start(&bench.compute.device);
+            timing::start(device);
         }
         let started = Instant::now();
         losses.push(step(bench, &mut learner, &mut drawing, index as u64)?);
@@ -76,16 +90,40 @@ fn measure(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchRepor
 
     let operators = timing::take();
     let peaks = peaks_of_ranks(learner.group)?;
+    let timed_s = step_s.split_off(if timed_apart { bench.steps } else { 0 });
+    if !timed_apart {
+        step_s.clone_from(&timed_s);
+    }
     Ok(BenchReport {
         parameters: model.parameter_count() as u64,
         tokens_per_step: bench.plan.tokens_per_step,
         flops_per_token: flops_per_token(&model, &config.model, config.data.seq_len),
-        parts: parts(&operators, &mut learner.times, &mut drawing, &step_s),
+        parts: parts(&operators, &mut learner.times, &mut drawing, &timed_s),
         step_s,
         first_loss: losses[0],
-        last_loss: losses[losses.len() - 1],
+        last_loss: losses[last - 1],
         peak_memory_bytes: peaks,
+        gpu: gpu(device, reserved)?,
     })
+}
+
+/// Bytes that the process has of a GPU's memory; 0 on the host.
+fn reserved_bytes(device: &Device) -> Result<usize, TrainError> {
+    Ok(device.memory()?.map_or(0, |memory| memory.reserved))
+}
+
+/// What there is to tell of a GPU, of whose memory the process had `reserved` bytes after the
+/// warm-up.
+fn gpu(device: &Device, reserved: usize) -> Result<Option<BenchGpu>, TrainError> {
+    let (Some(facts), Some(memory)) = (device.facts(), device.memory()?) else {
+        return Ok(None);
+    };
+    Ok(Some(BenchGpu {
+        name: facts.name,
+        peak_bytes: memory.peak as u64,
+        reserved_bytes: memory.reserved as u64,
+        reserved_growth_bytes: memory.reserved.saturating_sub(reserved) as u64,
+    }))
 }
 
 /// One optimizer step on random tokens, as training does it; returns its loss.
