@@ -8,6 +8,8 @@
 
 mod backward;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
@@ -17,6 +19,8 @@ use std::ops::Range;
 use candle_core::Tensor;
 use cordee_memory::DType;
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Gpu;
 use crate::{
     error::{OpError, Result},
     float::Float,
@@ -69,6 +73,10 @@ pub struct Gradients {
 pub fn forward(inputs: &Inputs<'_>) -> Result<Attended> {
     let _timed = OP.timed(Pass::Forward);
     let sizes = Sizes::of(inputs)?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(inputs.q) {
+        return cuda::forward(&gpu, inputs, &sizes);
+    }
     with_float!(sizes.dtype, T => {
         let operands = Operands::<T>::read(inputs, &sizes)?;
         let (q, k, v) = (operands.q.lock()?, operands.k.lock()?, operands.v.lock()?);
@@ -85,6 +93,10 @@ pub fn forward(inputs: &Inputs<'_>) -> Result<Attended> {
 pub fn backward(dout: &Tensor, inputs: &Inputs<'_>, attended: &Attended) -> Result<Gradients> {
     let _timed = OP.timed(Pass::Backward);
     let sizes = Sizes::of(inputs)?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(inputs.q) {
+        return cuda::backward(&gpu, dout, inputs, attended, &sizes);
+    }
     with_float!(sizes.dtype, T => {
         let operands = Operands::<T>::read(inputs, &sizes)?;
         let dout = OP.tensor::<T>("dout", dout, &sizes.queries())?;
