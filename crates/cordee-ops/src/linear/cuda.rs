@@ -6,7 +6,7 @@ use cordee_memory::{DType, View, ViewMut};
 use super::{Branch, OP};
 use crate::{
     cuda::{
-        Address, Gpu, Grid, Source,
+        Gpu, Grid, RowVector, Source,
         product::{Epilogue, Matrix, Product, multiply},
     },
     error::Result,
@@ -26,8 +26,6 @@ const MOST_BLOCKS: usize = 512;
 const THREADS: usize = 256;
 /// Threads of a warp, each of which has one column or one vector of them.
 const WARP: usize = 32;
-/// What one access moves.
-const VECTOR_BYTES: usize = 16;
 
 pub(super) fn forward(
     gpu: &Gpu,
@@ -125,34 +123,24 @@ pub(super) fn backward_bias(
     let rows = BLOCK_ROWS.max(n.div_ceil(MOST_BLOCKS));
     let blocks = n.div_ceil(rows);
     let partials = gpu.empty(OP, DType::F32, &[blocks, output])?;
-    let (function, columns) = columns_of_a_thread(dy.address(), output, numbers);
-    let sum = gpu.kernel(OP, &SOURCE, numbers, function)?;
+    let vector = RowVector::new(numbers, &[output], &[dy.address()]);
+    let kernel = gpu.kernel_with(OP, &SOURCE, numbers, vector.definitions(), "sum_rows")?;
     let grid = Grid {
-        blocks: [output.div_ceil(WARP * columns), blocks, 1],
+        blocks: [output.div_ceil(WARP * vector.count()), blocks, 1],
         threads: THREADS,
         shared: 0,
     };
-    let sizes = [n as u32, output as u32, rows as u32].map(Into::into);
-    let arguments = [&[(&dy).into(), (&partials).into()], &sizes[..]].concat();
-    // SAFETY: dy is [n, output], partials has a row for each block of rows.
-    unsafe { sum.launch(grid, &arguments)? };
-    let add = gpu.kernel(OP, &SOURCE, numbers, "add_partials")?;
     let arguments = [
+        (&dy).into(),
         (&partials).into(),
-        dbias.into(),
-        (blocks as u32).into(),
+        (n as u32).into(),
         (output as u32).into(),
+        (rows as u32).into(),
     ];
-    // SAFETY: dbias has an element for each column.
-    unsafe { add.launch(Grid::new(output.div_ceil(WARP), THREADS), &arguments) }
-}
-
-/// The kernel that sums rows, and how many columns each of its threads has.
-fn columns_of_a_thread(dy: Address, output: usize, numbers: DType) -> (&'static str, usize) {
-    let vector = VECTOR_BYTES / numbers.size_in_bytes();
-    if output.is_multiple_of(vector) && dy.get().is_multiple_of(VECTOR_BYTES as u64) {
-        ("sum_rows_vectors", vector)
-    } else {
-        ("sum_rows_any", 1)
+    // SAFETY: dy is [n, output], partials has a row for each block of rows, and the gradient is lent
+    // to this call alone.
+    unsafe {
+        kernel.launch(grid, &arguments)?;
+        gpu.add_columns(OP, &partials, dbias)
     }
 }
