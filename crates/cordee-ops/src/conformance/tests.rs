@@ -19,22 +19,51 @@ fn host() -> Setting {
 /// The claim itself: what `cordee verify operators` runs.
 #[test]
 fn every_operator_agrees_with_its_reference() {
-    let on = host();
+    all_agree(&host());
+}
+
+/// The same on a GPU, or on what stands in for one.
+#[cfg(feature = "cuda")]
+#[test]
+fn every_operator_agrees_on_a_gpu() {
+    if Device::gpus() == 0 {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "there is no GPU, and nothing stands in for one"
+        );
+        println!("skipped: there is no GPU, and nothing stands in for one");
+        return;
+    }
+    let gpu = Device::gpu(0, &crate::GpuOptions::default()).unwrap();
+    for numbers in [DType::F32, DType::Bf16] {
+        all_agree(&Setting::new(gpu.clone(), numbers));
+    }
+}
+
+fn all_agree(on: &Setting) {
     let mut broken = Vec::new();
-    for case in cases() {
-        let findings = case.run(&on).unwrap();
+    let of_device = |case: &super::Case| on.device.facts().is_none() || !case.is_of_host_alone();
+    for case in cases().into_iter().filter(of_device) {
+        let findings = match case.run(on) {
+            Ok(findings) => findings,
+            Err(error) => {
+                broken.push(format!("{} {}: {error}", case.operator, case.name));
+                continue;
+            }
+        };
         assert!(!findings.is_empty());
         for finding in findings {
-            println!(
+            let line = format!(
                 "{:13} {:45} {:24} {:.1e} of {:.0e}",
                 finding.operator, finding.case, finding.result, finding.error, finding.bound
             );
+            println!("{line}");
             if !finding.holds() {
-                broken.push(finding);
+                broken.push(line);
             }
         }
     }
-    assert!(broken.is_empty(), "{broken:#?}");
+    assert!(broken.is_empty(), "{:?}\n{}", on.numbers, broken.join("\n"));
 }
 
 /// Every folder of an operator has cases.
