@@ -3,7 +3,7 @@
 use std::{marker::PhantomData, ops::Deref, ops::Range};
 
 use candle_core::{Device, Storage, StorageRef, Tensor};
-use cordee_memory::{DType, View, ViewMut};
+use cordee_memory::{DType, MemoryError, View, ViewMut};
 
 use crate::{
     error::{OpError, Result},
@@ -104,6 +104,22 @@ impl Operator {
         }
     }
 
+    /// Why memory that was to be the host's, and of `T`, is refused.
+    fn memory_error<T: Float>(
+        self,
+        operand: &'static str,
+        found: DType,
+        source: MemoryError,
+    ) -> OpError {
+        match source {
+            MemoryError::Place { .. } => OpError::Device {
+                op: self.0,
+                operand,
+            },
+            _ => self.dtype_error::<T>(operand, found.name()),
+        }
+    }
+
     /// The type of a tensor's elements, if operators compute in it.
     pub(crate) fn dtype(self, operand: &'static str, tensor: &Tensor) -> Result<DType> {
         match tensor.dtype() {
@@ -201,7 +217,7 @@ impl Operator {
         self.expect_shape(name, view.shape(), shape)?;
         let dtype = view.dtype();
         view.as_slice()
-            .map_err(|_| self.dtype_error::<T>(name, dtype.name()))
+            .map_err(|source| self.memory_error::<T>(name, dtype, source))
     }
 
     /// A parameter's gradient of the given shape.
@@ -214,7 +230,7 @@ impl Operator {
         self.expect_shape(name, view.shape(), shape)?;
         let dtype = view.dtype();
         view.as_mut_slice()
-            .map_err(|_| self.dtype_error::<T>(name, dtype.name()))
+            .map_err(|source| self.memory_error::<T>(name, dtype, source))
     }
 
     /// A new tensor that takes `elements` over without a copy.
