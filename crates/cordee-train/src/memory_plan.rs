@@ -118,7 +118,11 @@ impl MemoryPlan {
         let block = per_token(largest + again);
         // Its input, the norm of that, and the gradients of both.
         let head = per_token(4 * dim);
-        let logits = head::scratch_bytes(tokens, rows, numbers, on_gpu) as u64;
+        let logits = if on_gpu {
+            head::gpu_scratch_bytes(tokens, rows, numbers)
+        } else {
+            head::scratch_bytes(tokens, rows, numbers)
+        } as u64;
         // The pool of a GPU gives freed memory in any size, but keeps libraries' scratch.
         let (recycled, program, shared) = if on_gpu {
             (0, GPU_SCRATCH_BYTES, 0)

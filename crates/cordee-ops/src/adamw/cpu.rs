@@ -2,13 +2,13 @@
 
 use rayon::prelude::*;
 
-use super::AdamW;
+use super::Coefficients;
 use crate::{float::Float, simd::vectorised};
 
 /// Elements of a task: four arrays of them fit in a core's cache.
 const BLOCK: usize = 16 * 1024;
 
-/// The constants of a step, computed in `f64`.
+/// The constants of a step, in the numbers of the parameters.
 struct Constants<T> {
     gradient_scale: T,
     keep: T,
@@ -25,10 +25,10 @@ pub(super) fn step<T: Float>(
     gradients: &[T],
     moments: [&mut [T]; 2],
     gradient_scale: f64,
-    hyper: &AdamW,
+    coefficients: &Coefficients,
 ) {
     let [m, v] = moments;
-    let constants = Constants::<T>::new(gradient_scale, hyper);
+    let constants = Constants::<T>::new(gradient_scale, coefficients);
     params
         .par_chunks_mut(BLOCK)
         .zip(gradients.par_chunks(BLOCK))
@@ -54,20 +54,16 @@ vectorised! {
 }
 
 impl<T: Float> Constants<T> {
-    fn new(gradient_scale: f64, hyper: &AdamW) -> Self {
-        // Powers beyond i32::MAX steps are 0 in any case.
-        let power = i32::try_from(hyper.step).unwrap_or(i32::MAX);
-        let correction1 = 1.0 - hyper.beta1.powi(power);
-        let correction2 = 1.0 - hyper.beta2.powi(power);
+    fn new(gradient_scale: f64, coefficients: &Coefficients) -> Self {
         Self {
             gradient_scale: T::of(gradient_scale),
-            keep: T::of(1.0 - hyper.lr * hyper.weight_decay),
-            beta2: T::of(hyper.beta2),
-            rest1: T::of(1.0 - hyper.beta1),
-            rest2: T::of(1.0 - hyper.beta2),
-            root_correction: T::of(correction2.sqrt()),
-            eps: T::of(hyper.eps),
-            step_size: T::of(hyper.lr / correction1),
+            keep: T::of(coefficients.keep),
+            beta2: T::of(coefficients.beta2),
+            rest1: T::of(coefficients.rest1),
+            rest2: T::of(coefficients.rest2),
+            root_correction: T::of(coefficients.root_correction),
+            eps: T::of(coefficients.eps),
+            step_size: T::of(coefficients.step_size),
         }
     }
 

@@ -1,12 +1,16 @@
 //! AdamW (Loshchilov and Hutter, 2019) over flat memory, with PyTorch's formula.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 
 use cordee_memory::{View, ViewMut};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Gpu;
 use crate::{
     error::{OpError, Result},
     operand::{Operator, with_float},
@@ -32,7 +36,39 @@ pub struct AdamW {
     pub step: u64,
 }
 
-/// What a step updates: parameters and their moments, flat and of one length.
+/// What is the same for all parameters of a step, in the order in which it is used.
+struct Coefficients {
+    /// What is left of a parameter.
+    keep: f64,
+    beta2: f64,
+    rest1: f64,
+    rest2: f64,
+    /// Root of the second moment's bias correction.
+    root_correction: f64,
+    eps: f64,
+    /// Learning rate over the first moment's bias correction.
+    step_size: f64,
+}
+
+impl Coefficients {
+    fn new(hyper: &AdamW) -> Self {
+        // Powers beyond i32::MAX steps are 0 in any case.
+        let power = i32::try_from(hyper.step).unwrap_or(i32::MAX);
+        let correction1 = 1.0 - hyper.beta1.powi(power);
+        let correction2 = 1.0 - hyper.beta2.powi(power);
+        Self {
+            keep: 1.0 - hyper.lr * hyper.weight_decay,
+            beta2: hyper.beta2,
+            rest1: 1.0 - hyper.beta1,
+            rest2: 1.0 - hyper.beta2,
+            root_correction: correction2.sqrt(),
+            eps: hyper.eps,
+            step_size: hyper.lr / correction1,
+        }
+    }
+}
+
+/// What a step updates: parameters and their moments, flat and of one length; on a GPU `f32`.
 #[derive(Debug)]
 pub struct State<'a> {
     /// The parameters.
@@ -41,8 +77,8 @@ pub struct State<'a> {
     pub m: ViewMut<'a>,
     /// Running mean of the squared gradients.
     pub v: ViewMut<'a>,
-    /// What the model computes with, if that is a copy of the parameters: written, too. On the
-    /// host of their own type.
+    /// What the model computes with, if that is a copy of the parameters: written, too. On a GPU
+    /// `bf16` or `f32`, on the host of the parameters' type.
     pub compute: Option<ViewMut<'a>>,
 }
 
@@ -59,6 +95,10 @@ pub fn step(state: State<'_>, gradients: View<'_>, scale: View<'_>, hyper: &Adam
             value: 0.0,
             expected: "1 or more: the first step is number 1",
         });
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of_view(&state.params.as_view()) {
+        return cuda::step(&gpu, state, gradients, scale, hyper);
     }
     let State {
         mut params,
@@ -78,7 +118,7 @@ pub fn step(state: State<'_>, gradients: View<'_>, scale: View<'_>, hyper: &Adam
             .transpose()?;
         let scale = OP.weight::<f64>("scale", scale, &[1])?[0];
         if scale.is_finite() {
-            cpu::step(params, gradients, [m, v], scale, hyper);
+            cpu::step(params, gradients, [m, v], scale, &Coefficients::new(hyper));
             if let Some(compute) = compute {
                 compute.copy_from_slice(params);
             }

@@ -60,8 +60,8 @@ __device__ __forceinline__ u32 narrow2(float first, float second) {
 #endif
 }
 
-// What one access moves: 16 bytes, where not said otherwise.
-template <typename E, u32 N = 16 / sizeof(E)> struct __align__(N * sizeof(E)) Vector {
+// What one access moves: 16 bytes, where not said otherwise. A larger one is moved in pieces of 16.
+template <typename E, u32 N = 16 / sizeof(E)> struct __align__(N * sizeof(E) < 16 ? N * sizeof(E) : 16) Vector {
     static constexpr u32 COUNT = N;
     E at[N];
 };

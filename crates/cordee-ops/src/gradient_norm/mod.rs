@@ -3,12 +3,16 @@
 //! Sums and scales lie in memory of the device, so that an update waits for nobody to read them.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 
 use cordee_memory::{View, ViewMut};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Gpu;
 use crate::{
     error::Result,
     operand::{Operator, with_float},
@@ -21,6 +25,10 @@ const OP: Operator = Operator("gradient_norm");
 /// size; NaN or infinite if an element is. The root is left to whoever adds the sums of all shards.
 pub fn sum_of_squares(values: View<'_>, sum: &mut ViewMut<'_>) -> Result<()> {
     let _timed = OP.timed(Pass::Update);
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of_view(&values) {
+        return cuda::sum_of_squares(&gpu, values, sum);
+    }
     with_float!(values.dtype(), T => {
         let values = OP.weight::<T>("values", values, values.shape())?;
         OP.gradient::<f64>("sum", sum, &[1])?[0] = cpu::sum_of_squares(values);
@@ -34,6 +42,10 @@ pub fn sum_of_squares(values: View<'_>, sum: &mut ViewMut<'_>) -> Result<()> {
 /// anything.
 pub fn scale(sum: View<'_>, tokens: f64, max_norm: f64, scale: &mut ViewMut<'_>) -> Result<()> {
     let _timed = OP.timed(Pass::Update);
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of_view(&sum) {
+        return cuda::scale(&gpu, sum, [tokens, max_norm], scale);
+    }
     let sum = OP.weight::<f64>("sum", sum, &[1])?[0];
     let scale = OP.gradient::<f64>("scale", scale, &[1])?;
     scale[0] = if sum.is_finite() {
@@ -54,9 +66,13 @@ pub fn clip_factor(max_norm: f64, norm: f64) -> f64 {
     }
 }
 
-/// Index of the first element that is infinite or NaN.
+/// Index of the first element that is infinite or NaN. Waits for the device that the elements are on.
 pub fn first_non_finite(values: View<'_>) -> Result<Option<usize>> {
     let _timed = OP.timed(Pass::Update);
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of_view(&values) {
+        return cuda::first_non_finite(&gpu, values);
+    }
     with_float!(values.dtype(), T => {
         Ok(cpu::first_non_finite(OP.weight::<T>("values", values, values.shape())?))
     })

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Targets;
+use super::{Targets, chunks};
 use crate::{
     elements,
     float::Float,
@@ -12,16 +12,6 @@ use crate::{
     reduce,
     simd::vectorised,
 };
-
-/// Tokens of a chunk: as many as a product sums in one block, so that the weight's gradient is read
-/// and written once for each chunk.
-const CHUNK_TOKENS: usize = 512;
-
-/// Most logits of a chunk, 128 MiB in f32, as long as it has [`FEWEST_TOKENS`].
-const CHUNK_LOGITS: usize = 32 << 20;
-
-/// With fewer tokens, reading and writing the weight's gradient would cost more than the products.
-const FEWEST_TOKENS: usize = 128;
 
 /// Tokens whose softmax one task computes.
 const TOKENS: usize = 16;
@@ -34,13 +24,6 @@ enum Keep {
     /// The gradient of the summed loss: probabilities, less 1 at the target; 0 for tokens that do
     /// not count.
     Gradient,
-}
-
-/// Tokens of the longest chunk of `tokens` over a vocabulary.
-pub(super) fn chunk_tokens(tokens: usize, vocab: usize) -> usize {
-    let most = (CHUNK_LOGITS / vocab).clamp(FEWEST_TOKENS, CHUNK_TOKENS);
-    // Chunks of one size, rather than full ones and a rest.
-    tokens.div_ceil(tokens.div_ceil(most).max(1)).max(1)
 }
 
 /// Inputs of one call.
@@ -75,7 +58,7 @@ impl<'a, T: Float> Head<'a, T> {
     /// Ranges of tokens; they depend on their number and on the vocabulary.
     fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<T> {
         let tokens = self.tokens();
-        let size = chunk_tokens(tokens, self.vocab());
+        let size = chunks::host_tokens(tokens, self.vocab());
         (0..tokens)
             .step_by(size)
             .map(move |start| start..(start + size).min(tokens))

@@ -4,7 +4,10 @@
 //! Loss and gradients are *sums* over the trained tokens. Whoever knows how many tokens the whole
 //! step trains, over all micro-batches and ranks, divides.
 
+mod chunks;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
@@ -12,6 +15,8 @@ mod tests;
 use candle_core::Tensor;
 use cordee_memory::{DType, View, ViewMut};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Gpu;
 use crate::{
     error::Result,
     linear,
@@ -56,7 +61,8 @@ impl Targets<'_> {
 pub struct Losses {
     /// Number of trained tokens.
     pub trained: u64,
-    /// Negative log-likelihood of each token in nats, `[n]`, `f64`; 0 where the mask is 0.
+    /// Negative log-likelihood of each token in nats, `[n]`; 0 where the mask is 0. `f64` on the
+    /// host, `f32` on a GPU.
     pub per_token: Tensor,
 }
 
@@ -81,23 +87,15 @@ pub struct Sums<'a> {
     pub dweight: ViewMut<'a>,
 }
 
-/// Bytes of logits that [`loss`] and [`loss_and_gradient`] of `n` tokens hold at a time, on a GPU or
-/// on the host.
-pub fn scratch_bytes(n: usize, vocab: usize, dtype: DType, on_gpu: bool) -> usize {
-    let chunk = if on_gpu {
-        chunk_of_gpu(n, vocab, dtype)
-    } else {
-        cpu::chunk_tokens(n, vocab).min(n)
-    };
-    chunk * vocab * dtype.size_in_bytes()
+/// Bytes of logits that [`loss`] and [`loss_and_gradient`] of `n` tokens hold at a time on the host.
+pub fn scratch_bytes(n: usize, vocab: usize, dtype: DType) -> usize {
+    chunks::host_tokens(n, vocab).min(n) * vocab * dtype.size_in_bytes()
 }
 
-/// Tokens whose logits a GPU holds at a time: 256 MiB of them, in whole tiles of a product.
-fn chunk_of_gpu(n: usize, vocab: usize, dtype: DType) -> usize {
-    const BYTES: usize = 256 << 20;
-    const TILE: usize = 128;
-    let tokens = BYTES / (vocab * dtype.size_in_bytes());
-    (tokens / TILE * TILE).max(TILE).min(n)
+/// The same on a GPU, whether or not this build knows of any.
+pub fn gpu_scratch_bytes(n: usize, vocab: usize, dtype: DType) -> usize {
+    let tokens = chunks::gpu_tokens(n, vocab, dtype).min(n);
+    tokens * chunks::gpu_stride(vocab) * dtype.size_in_bytes()
 }
 
 /// All logits, `[n, vocab]`, of `x` `[n, dim]` with `weight` `[vocab, dim]`: for generation, where
@@ -119,6 +117,10 @@ pub fn loss(
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     let [vocab, _] = OP.sizes("weight", weight.shape(), "[vocab, dim]")?;
     targets.check(n, vocab)?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(x) {
+        return cuda::loss(&gpu, (x, weight), targets, nll, [n, dim, vocab]);
+    }
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &[n, dim])?;
         let x = x.lock()?;
@@ -138,13 +140,17 @@ pub fn loss_and_gradient(
     sums: Sums<'_>,
 ) -> Result<(Losses, Tensor)> {
     let _timed = OP.timed(Pass::Backward);
+    let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
+    let [vocab, _] = OP.sizes("weight", weight.shape(), "[vocab, dim]")?;
+    targets.check(n, vocab)?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(x) {
+        return cuda::loss_and_gradient(&gpu, (x, weight), targets, sums, [n, dim, vocab]);
+    }
     let Sums {
         mut nll,
         mut dweight,
     } = sums;
-    let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
-    let [vocab, _] = OP.sizes("weight", weight.shape(), "[vocab, dim]")?;
-    targets.check(n, vocab)?;
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &[n, dim])?;
         let x = x.lock()?;

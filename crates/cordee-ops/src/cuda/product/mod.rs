@@ -45,7 +45,6 @@ impl Matrix {
     }
 
     /// The same, with rows that begin every `stride` elements: a part of wider rows.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for packed buffers"))]
     pub(crate) fn strided(mut self, stride: usize) -> Self {
         assert!(
             !self.layout.transposed && stride >= self.layout.columns,

@@ -1,0 +1,196 @@
+//! Chunks of logits by cuBLASLt, the cross-entropy by kernels of our own, and the products that need its
+//! gradient, which is where the logits were.
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+use cordee_memory::{DType, View, ViewMut};
+
+use super::{Losses, OP, Sums, Targets, chunks};
+use crate::{
+    cuda::{
+        Address, Gpu, Grid, Resident, Source,
+        product::{Epilogue, Matrix, Product, multiply},
+    },
+    error::Result,
+    matrix::Write,
+};
+
+static SOURCE: Source = Source {
+    name: "head",
+    text: include_str!("kernels.cu"),
+};
+
+/// Stands in the targets where a token is not trained; `UNTRAINED` of the kernels.
+const UNTRAINED: u32 = u32::MAX;
+
+/// Threads for a row of logits, and for one of a small vocabulary.
+const THREADS: usize = 512;
+const FEW_THREADS: usize = 128;
+const SMALL_VOCAB: usize = 4096;
+
+/// Threads that sum the losses.
+const SUM_THREADS: usize = 1024;
+
+/// The operands of a call, checked and on the GPU.
+struct Head<'a> {
+    gpu: &'a Gpu,
+    numbers: DType,
+    x: Resident,
+    weight: Address,
+    targets: Resident,
+    /// Of each token, yet to be written.
+    losses: Resident,
+    nll: Address,
+    trained: u64,
+    n: usize,
+    dim: usize,
+    vocab: usize,
+}
+
+/// What a call writes beside the losses.
+#[derive(Clone, Copy)]
+struct Gradients {
+    dx: Address,
+    dweight: Address,
+}
+
+/// `sizes` are `[n, dim, vocab]`.
+pub(super) fn loss(
+    gpu: &Gpu,
+    operands: (&Tensor, View<'_>),
+    targets: &Targets<'_>,
+    nll: &mut ViewMut<'_>,
+    sizes: [usize; 3],
+) -> Result<Losses> {
+    let head = Head::new(gpu, operands, targets, nll, sizes)?;
+    head.run(None)?;
+    Ok(head.finish())
+}
+
+/// `sizes` are `[n, dim, vocab]`.
+pub(super) fn loss_and_gradient(
+    gpu: &Gpu,
+    operands: (&Tensor, View<'_>),
+    targets: &Targets<'_>,
+    mut sums: Sums<'_>,
+    sizes: [usize; 3],
+) -> Result<(Losses, Tensor)> {
+    let [n, dim, vocab] = sizes;
+    let head = Head::new(gpu, operands, targets, &mut sums.nll, sizes)?;
+    let (dweight, shape) = (&mut sums.dweight, [vocab, dim]);
+    let dweight = OP.parameter_mut(gpu, "dweight", dweight, DType::F32, &shape)?;
+    let dx = gpu.empty(OP, head.numbers, &[n, dim])?;
+    head.run(Some(Gradients {
+        dx: dx.address(),
+        dweight,
+    }))?;
+    Ok((head.finish(), dx.into_tensor()))
+}
+
+impl<'a> Head<'a> {
+    fn new(
+        gpu: &'a Gpu,
+        (x, weight): (&Tensor, View<'_>),
+        targets: &Targets<'_>,
+        nll: &mut ViewMut<'_>,
+        [n, dim, vocab]: [usize; 3],
+    ) -> Result<Self> {
+        let numbers = OP.numbers("x", x)?;
+        let words: Vec<u32> = (0..n)
+            .map(|index| match targets.counts(index) {
+                true => targets.tokens[index],
+                false => UNTRAINED,
+            })
+            .collect();
+        Ok(Self {
+            gpu,
+            numbers,
+            x: OP.resident(gpu, "x", x, numbers, &[n, dim])?,
+            weight: OP.parameter(gpu, "weight", weight, numbers, &[vocab, dim])?,
+            targets: gpu.words(OP, &words)?,
+            losses: gpu.empty(OP, DType::F32, &[n])?,
+            nll: OP.parameter_mut(gpu, "nll", nll, DType::F64, &[1])?,
+            trained: targets.trained(),
+            n,
+            dim,
+            vocab,
+        })
+    }
+
+    fn run(&self, gradients: Option<Gradients>) -> Result<()> {
+        let (n, dim, vocab, numbers) = (self.n, self.dim, self.vocab, self.numbers);
+        let stride = chunks::gpu_stride(vocab);
+        let longest = chunks::gpu_tokens(n, vocab, numbers);
+        let scratch = self.gpu.empty(OP, numbers, &[longest.min(n), stride])?;
+        let weight = Matrix::new(self.weight, numbers, [vocab, dim]);
+        for start in (0..n).step_by(longest) {
+            let chunk = start..(start + longest).min(n);
+            let rows = |whole: Address| {
+                let address = whole.plus(start * dim, numbers);
+                Matrix::new(address, numbers, [chunk.len(), dim])
+            };
+            let logits = Matrix::new(scratch.address(), numbers, [chunk.len(), vocab]);
+            let logits = logits.strided(stride);
+            let x = rows(self.x.address());
+            self.multiply(x, weight.transposed(), logits, Write::Replace)?;
+            self.cross_entropy(&chunk, &scratch, gradients.is_some())?;
+            if let Some(Gradients { dx, dweight }) = gradients {
+                let dlogits = logits;
+                self.multiply(dlogits, weight, rows(dx), Write::Replace)?;
+                let dweight = Matrix::new(dweight, DType::F32, [vocab, dim]);
+                self.multiply(dlogits.transposed(), x, dweight, Write::Add)?;
+            }
+        }
+        let add = self.gpu.kernel(OP, &SOURCE, numbers, "add_losses")?;
+        let arguments = [(&self.losses).into(), self.nll.into(), (n as u32).into()];
+        // SAFETY: the losses are [n], and the sum is one number.
+        unsafe { add.launch(Grid::new(1, SUM_THREADS), &arguments) }
+    }
+
+    fn multiply(&self, left: Matrix, right: Matrix, to: Matrix, write: Write) -> Result<()> {
+        let product = Product {
+            left,
+            right,
+            to,
+            write,
+            epilogue: Epilogue::None,
+        };
+        // SAFETY: shapes were checked, logits have room for the longest chunk, and what is written is
+        // new or lent to this call alone.
+        unsafe { multiply(self.gpu, OP, &product) }
+    }
+
+    /// The losses of a chunk; leaves the gradient where the logits are, if asked to.
+    fn cross_entropy(&self, chunk: &Range<usize>, logits: &Resident, gradient: bool) -> Result<()> {
+        let function = if gradient {
+            "cross_entropy_gradient"
+        } else {
+            "cross_entropy"
+        };
+        let kernel = self.gpu.kernel(OP, &SOURCE, self.numbers, function)?;
+        let threads = if self.vocab < SMALL_VOCAB {
+            FEW_THREADS
+        } else {
+            THREADS
+        };
+        let arguments = [
+            logits.into(),
+            // Words are as wide as f32.
+            self.targets.address().plus(chunk.start, DType::F32).into(),
+            self.losses.address().plus(chunk.start, DType::F32).into(),
+            (self.vocab as u32).into(),
+            (chunks::gpu_stride(self.vocab) as u32).into(),
+        ];
+        // SAFETY: logits have a row of that stride for each token of the chunk, which targets and
+        // losses have an element for; targets are of the vocabulary or `UNTRAINED`.
+        unsafe { kernel.launch(Grid::new(chunk.len(), threads), &arguments) }
+    }
+
+    fn finish(self) -> Losses {
+        Losses {
+            trained: self.trained,
+            per_token: self.losses.into_tensor(),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Training steps on a GPU, or on what stands in for one, against recorded ones.
+
+#![cfg(feature = "cuda")]
+#![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+
+use std::{path::PathBuf, time::Duration};
+
+use cordee_comm::SharedMemoryGroup;
+use cordee_config::Recompute;
+use cordee_memory::{DType, SharedMemory};
+use cordee_ops::{Device, GpuOptions};
+use cordee_protocol::TraceReport;
+use cordee_train::{Compute, Trace, replay};
+
+const FAMILIES: [&str; 8] = [
+    "gemma3", "gpt2", "llama", "llama31", "mistral", "qwen2", "qwen3", "smollm",
+];
+
+/// The GPU; `None`, and a word of it, where there is none.
+fn gpu() -> Option<Device> {
+    if Device::gpus() == 0 {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "there is no GPU, and nothing stands in for one"
+        );
+        println!("skipped: there is no GPU, and nothing stands in for one");
+        return None;
+    }
+    Some(Device::gpu(0, &GpuOptions::default()).unwrap())
+}
+
+fn replayed(family: &str, device: &Device, numbers: DType, recompute: Recompute) -> TraceReport {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(family);
+    let memory = SharedMemory::create("gpu-trace").unwrap();
+    let mut group = SharedMemoryGroup::join(memory, 0, 1, Duration::from_secs(60)).unwrap();
+    let trace = Trace {
+        dir: &dir,
+        compute: Compute {
+            device: device.clone(),
+            numbers,
+        },
+        recompute,
+    };
+    replay(&trace, &mut group).unwrap()
+}
+
+/// The largest relative differences of losses and norms.
+fn differences(report: &TraceReport) -> [f64; 2] {
+    let relative = |found: f64, expected: f64| ((found - expected) / expected).abs();
+    let larger = |most: f64, x: f64| if most >= x { most } else { x };
+    report.steps.iter().fold([0.0, 0.0], |[loss, norm], step| {
+        [
+            larger(loss, relative(step.loss, step.expected_loss)),
+            larger(norm, relative(step.grad_norm, step.expected_grad_norm)),
+        ]
+    })
+}
+
+fn hold(numbers: DType, bounds: [f64; 2]) {
+    let Some(device) = gpu() else { return };
+    for family in FAMILIES {
+        let report = replayed(family, &device, numbers, Recompute::None);
+        let [loss, norm] = differences(&report);
+        println!("{family:8} {numbers} loss {loss:.1e} norm {norm:.1e}");
+        assert!(loss <= bounds[0], "{family}: loss {loss:e}");
+        assert!(norm <= bounds[1], "{family}: norm {norm:e}");
+    }
+}
+
+#[test]
+fn golden_traces_hold_in_f32() {
+    hold(DType::F32, [1e-5, 1e-4]);
+}
+
+#[test]
+fn golden_traces_hold_in_bf16() {
+    hold(DType::Bf16, [2e-2, 5e-2]);
+}
+
+#[test]
+fn what_is_computed_again_changes_no_bit() {
+    let Some(device) = gpu() else { return };
+    let report = |recompute| replayed("qwen3", &device, DType::Bf16, recompute).steps;
+    let kept = report(Recompute::None);
+    assert_eq!(kept, report(Recompute::None), "a second run");
+    assert_eq!(kept, report(Recompute::Light));
+    assert_eq!(kept, report(Recompute::Full));
+}
