@@ -34,7 +34,7 @@ mod tests;
 pub use diagnostic::{ConfigError, Diagnostic, Excerpt, Location};
 pub use fingerprint::differences;
 pub use load::{Loaded, from_sets, load};
-pub use plan::Plan;
+pub use plan::{Machine, Plan};
 pub use reference::reference;
 pub use schema::*;
 pub use source::Origin;

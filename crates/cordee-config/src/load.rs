@@ -10,9 +10,9 @@ use crate::{
     files,
     init_from::add_architecture,
     overrides::parse_set,
-    plan::Plan,
+    plan::{Machine, Plan},
     render::render,
-    schema::Config,
+    schema::{Config, DeviceChoice},
     source::{Origin, Place, Source, SourceKind},
     tree::{Table, find, merge},
     validate::{Problem, validate, validate_plan},
@@ -105,6 +105,7 @@ impl Loaded {
             "model.kv_heads" => model.kv_heads.is_none(),
             "model.head_dim" => model.head_dim.is_none(),
             "model.max_positions" => model.max_positions.is_none(),
+            "parallel.device" => parallel.device == DeviceChoice::Auto,
             "parallel.workers" => parallel.workers.is_none(),
             _ => false,
         };
@@ -118,14 +119,17 @@ impl Loaded {
         render(&plan.config, Some(&origin))
     }
 
-    /// What the run will do, once the number of workers is known: `workers_default` holds when the
-    /// config does not say.
-    pub fn plan(&self, workers_default: usize) -> Result<Plan, ConfigError> {
+    /// What the run will do on a machine that settles what the config leaves open.
+    pub fn plan(&self, machine: Machine) -> Result<Plan, ConfigError> {
         // Once more, because `config` can have been changed since it was loaded.
         self.reject(validate(&self.config))?;
-        let workers = self.config.parallel.workers.unwrap_or(workers_default);
-        self.reject(validate_plan(&self.config, workers))?;
-        Ok(Plan::new(&self.config, workers))
+        let parallel = &self.config.parallel;
+        let machine = Machine {
+            device: parallel.device.or(machine.device),
+            workers: parallel.workers.unwrap_or(machine.workers),
+        };
+        self.reject(validate_plan(&self.config, machine))?;
+        Ok(Plan::new(&self.config, machine))
     }
 
     /// Turns problems into an error, each at the first of its keys that someone wrote.

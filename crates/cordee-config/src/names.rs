@@ -84,6 +84,8 @@ pub(crate) const FOREIGN_NAMES: &[(&str, &str)] = &[
     ("num_processes", "parallel.workers"),
     ("world_size", "parallel.workers"),
     ("num_threads", "parallel.threads"),
+    ("accelerator", "parallel.device"),
+    ("use_cpu", "parallel.device"),
     ("bf16", "precision.compute"),
     ("dtype", "precision.compute"),
     ("fp16", "precision.compute"),

@@ -7,15 +7,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     fingerprint::fingerprint,
-    schema::{Config, ModelFamily},
+    schema::{Config, DeviceKind, ModelFamily},
 };
 
-/// A config with `kv_heads`, `head_dim` and `workers` filled in, and the numbers that follow.
+/// What a config leaves to the machine, unless it says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// What workers compute on.
+    pub device: DeviceKind,
+    /// Worker processes.
+    pub workers: usize,
+}
+
+impl Machine {
+    /// So many workers on the CPU.
+    pub const fn cpu(workers: usize) -> Self {
+        Self {
+            device: DeviceKind::Cpu,
+            workers,
+        }
+    }
+}
+
+/// A config with `kv_heads`, `head_dim`, `device` and `workers` filled in, and the numbers that
+/// follow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     /// The resolved config.
     pub config: Config,
+    /// What they compute on.
+    pub device: DeviceKind,
     /// Worker processes.
     pub world_size: usize,
     /// Sequences that a rank computes at once.
@@ -34,8 +56,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan for a valid config over a valid number of workers.
-    pub(crate) fn new(config: &Config, workers: usize) -> Self {
+    /// The plan for a valid config on a machine that it fits.
+    pub(crate) fn new(config: &Config, machine: Machine) -> Self {
         let mut config = config.clone();
         let model = &mut config.model;
         model.kv_heads.get_or_insert(model.heads);
@@ -43,10 +65,13 @@ impl Plan {
         if model.family == ModelFamily::Gpt2 {
             model.max_positions.get_or_insert(config.data.seq_len);
         }
+        let workers = machine.workers;
+        config.parallel.device = machine.device.into();
         config.parallel.workers = Some(workers);
         let train = &config.train;
         let tokens_per_step = train.global_batch_size as u64 * config.data.seq_len as u64;
         Self {
+            device: machine.device,
             world_size: workers,
             micro_batch_size: train.micro_batch_size,
             accumulation_steps: train.global_batch_size / (train.micro_batch_size * workers),

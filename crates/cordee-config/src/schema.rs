@@ -170,6 +170,56 @@ section! {
     }
 }
 
+impl DeviceChoice {
+    /// What it comes to on a machine where `auto` means `otherwise`.
+    pub fn or(self, otherwise: DeviceKind) -> DeviceKind {
+        match self {
+            Self::Auto => otherwise,
+            Self::Cpu => DeviceKind::Cpu,
+            Self::Cuda => DeviceKind::Cuda,
+        }
+    }
+}
+
+/// What workers compute on. A worker on GPUs takes the one of its local rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceKind {
+    /// The CPU.
+    Cpu,
+    /// NVIDIA's GPUs.
+    Cuda,
+}
+
+impl DeviceKind {
+    /// As a config spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
+}
+
+impl From<DeviceKind> for DeviceChoice {
+    fn from(kind: DeviceKind) -> Self {
+        match kind {
+            DeviceKind::Cpu => Self::Cpu,
+            DeviceKind::Cuda => Self::Cuda,
+        }
+    }
+}
+
+impl ComputePrecision {
+    /// As a config spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
 impl Recompute {
     /// As a config spells it.
     pub fn name(self) -> &'static str {
@@ -284,11 +334,13 @@ choice! {
 }
 
 section! {
-    /// `[parallel]`: processes and threads.
+    /// `[parallel]`: processes, threads and what they compute on.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
     #[serde(deny_unknown_fields, default)]
     pub struct ParallelConfig {
-        /// Worker processes on this machine; 2 when absent (on the CPU).
+        /// What workers compute on.
+        pub device: DeviceChoice,
+        /// Worker processes on this machine; when absent, one for each GPU, or 2 on the CPU.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub workers: Option<usize>,
         /// Threads per worker; the machine's cores divided by the workers when absent.
@@ -302,10 +354,30 @@ section! {
 impl Default for ParallelConfig {
     fn default() -> Self {
         Self {
+            device: DeviceChoice::Auto,
             workers: None,
             threads: None,
             timeout: TimeSpan::from_secs(600),
         }
+    }
+}
+
+choice! {
+    /// What workers compute on, as a config asks for it.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    pub enum DeviceChoice {
+        /// GPUs, in a build with CUDA on a machine that has some; else the CPU. What it was is written
+        /// down with the run.
+        #[default]
+        #[serde(rename = "auto")]
+        Auto,
+        /// The CPU.
+        #[serde(rename = "cpu")]
+        Cpu,
+        /// NVIDIA's GPUs, one for each worker; needs a build with CUDA.
+        #[serde(rename = "cuda")]
+        #[serde(alias = "gpu")]
+        Cuda,
     }
 }
 
@@ -314,7 +386,7 @@ section! {
     #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
     #[serde(deny_unknown_fields, default)]
     pub struct PrecisionConfig {
-        /// Type of weights, activations, gradients and optimizer state.
+        /// Type of weights and activations; gradients and optimizer state are 32-bit always.
         pub compute: ComputePrecision,
     }
 }
@@ -327,6 +399,11 @@ choice! {
         #[default]
         #[serde(rename = "f32")]
         F32,
+        /// bfloat16, with 32-bit sums within operators, gradients, moments and a 32-bit copy of the
+        /// weights that is updated. On GPUs only.
+        #[serde(rename = "bf16")]
+        #[serde(alias = "bfloat16")]
+        Bf16,
     }
 }
 

@@ -8,7 +8,11 @@ use std::{collections::HashSet, fmt::Display};
 
 use crate::{
     names::key_in_words,
-    schema::{Config, DataConfig, OptimizerConfig, ScheduleConfig, SourceConfig, SourceFormat},
+    plan::Machine,
+    schema::{
+        ComputePrecision, Config, DataConfig, DeviceKind, OptimizerConfig, ScheduleConfig,
+        SourceConfig, SourceFormat,
+    },
     units::ByteSize,
 };
 
@@ -54,9 +58,19 @@ pub(crate) fn validate(config: &Config) -> Vec<Problem> {
     problems.0
 }
 
-/// What is wrong with the batch sizes over `workers` processes.
-pub(crate) fn validate_plan(config: &Config, workers: usize) -> Vec<Problem> {
+/// What is wrong with the batch sizes over the workers of `machine`, and with its device.
+pub(crate) fn validate_plan(config: &Config, machine: Machine) -> Vec<Problem> {
     let mut problems = Problems::default();
+    let workers = machine.workers;
+    if (machine.device, config.precision.compute) == (DeviceKind::Cpu, ComputePrecision::Bf16) {
+        let hint = "set precision.compute = \"f32\"; where there is a GPU, a build with CUDA takes \
+                    parallel.device = \"cuda\"";
+        problems.add_for(
+            &["precision.compute", "parallel.device"],
+            "can be \"bf16\" on GPUs only, and this run computes on the CPU",
+            Some(hint.to_owned()),
+        );
+    }
     if workers == 0 {
         problems.add("parallel.workers", "must be at least 1, found 0");
         return problems.0;

@@ -130,7 +130,7 @@ impl Circumstances<'_> {
 
 #[cfg(test)]
 mod tests {
-    use cordee_config::Config;
+    use cordee_config::{Config, DeviceKind};
     use cordee_memory::DType;
     use cordee_ops::Device;
 
@@ -143,6 +143,7 @@ mod tests {
             train = { steps = 12, global_batch_size = 32, micro_batch_size = 32 }\n";
         let config: Config = toml::from_str(text).unwrap();
         let plan = Plan {
+            device: DeviceKind::Cuda,
             world_size: 1,
             micro_batch_size: 32,
             accumulation_steps: 1,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use cordee_config::ByteSize;
+use cordee_config::{ByteSize, ComputePrecision, DeviceChoice};
 
 use crate::console::ProgressMode;
 
@@ -27,6 +27,9 @@ pub(crate) enum Command {
     /// Compare what this machine computes with what is known to be right.
     #[command(subcommand)]
     Verify(VerifyCommand),
+    /// Tell what this machine has to compute with, and what is missing. Ends with 0 where all is there
+    /// that this build needs, else with 3.
+    Doctor(DoctorArgs),
     /// Continue a prompt with a trained model.
     Generate(GenerateArgs),
     /// Write a run's weights as a Hugging Face directory.
@@ -71,6 +74,9 @@ pub(crate) struct TrainArgs {
     /// Seed of initial weights and data order; short for --set train.seed=N.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub(crate) seed: Option<u64>,
+    /// What to compute on; short for --set parallel.device=DEVICE.
+    #[arg(long, value_enum, value_name = "DEVICE")]
+    pub(crate) device: Option<DeviceArg>,
     /// How progress is shown: a bar on a terminal, lines elsewhere.
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
     pub(crate) progress: ProgressMode,
@@ -160,13 +166,16 @@ pub(crate) struct BenchTrainArgs {
     /// The head shares the embedding's weights.
     #[arg(long)]
     pub(crate) tie: bool,
+    /// What to compute on [default: GPUs where this build has CUDA and there are some].
+    #[arg(long, value_enum, value_name = "DEVICE")]
+    pub(crate) device: Option<DeviceArg>,
     /// Worker processes [default: 1].
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<usize>,
     /// Threads of each worker [default: the cores divided by the workers].
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
-    /// Numbers to compute in [default: f32].
+    /// Numbers to compute in: `f32`, or `bf16` on GPUs [default: f32].
     #[arg(long, value_name = "TYPE")]
     pub(crate) precision: Option<String>,
     /// What a block's backward computes again: `none`, `light` or `full` [default: none].
@@ -186,6 +195,13 @@ pub(crate) struct BenchTrainArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print one JSON object in place of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum VerifyCommand {
     /// Replay training steps that another implementation recorded, and compare loss, gradient norm
@@ -198,6 +214,12 @@ pub(crate) enum VerifyCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyOperatorsArgs {
+    /// What to compute on.
+    #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
+    pub(crate) device: DeviceArg,
+    /// Numbers to compute in.
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = PrecisionArg::F32)]
+    pub(crate) precision: PrecisionArg,
     /// Print one JSON object in place of a table.
     #[arg(long)]
     pub(crate) json: bool,
@@ -215,9 +237,12 @@ pub(crate) struct VerifyTraceArgs {
     /// What a block's backward computes again.
     #[arg(long, value_name = "WHAT", default_value = "none", value_parser = ["none", "light", "full"])]
     pub(crate) recompute: String,
+    /// What to compute on.
+    #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
+    pub(crate) device: DeviceArg,
     /// Numbers to compute in.
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32"])]
-    pub(crate) precision: String,
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = PrecisionArg::F32)]
+    pub(crate) precision: PrecisionArg,
     /// Print every step too.
     #[arg(long)]
     pub(crate) steps: bool,
@@ -247,6 +272,55 @@ pub enum ExportType {
     F32,
     /// Rounded to the nearest, half the size.
     Bf16,
+}
+
+/// What to compute on, as it is typed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DeviceArg {
+    /// GPUs where this build has CUDA and there are some, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// GPUs, one for each worker.
+    Cuda,
+}
+
+impl DeviceArg {
+    pub(crate) fn choice(self) -> DeviceChoice {
+        match self {
+            Self::Auto => DeviceChoice::Auto,
+            Self::Cpu => DeviceChoice::Cpu,
+            Self::Cuda => DeviceChoice::Cuda,
+        }
+    }
+
+    /// As `--set` takes it.
+    pub(crate) fn as_set(self) -> String {
+        let name = match self {
+            Self::Auto => "auto",
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        };
+        format!("parallel.device={name:?}")
+    }
+}
+
+/// Numbers to compute in, as it is typed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PrecisionArg {
+    /// 32-bit floating point.
+    F32,
+    /// bfloat16, on GPUs.
+    Bf16,
+}
+
+impl PrecisionArg {
+    pub(crate) fn precision(self) -> ComputePrecision {
+        match self {
+            Self::F32 => ComputePrecision::F32,
+            Self::Bf16 => ComputePrecision::Bf16,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

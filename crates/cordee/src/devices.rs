@@ -1,36 +1,174 @@
-//! Which devices a run gets, one rank each, where the config names no number of workers.
+//! What a run computes on, and with how many workers, where the config leaves that to the machine.
 
-use std::env;
+use std::{env, ffi::OsString};
 
 use anyhow::anyhow;
+use cordee_config::{ComputePrecision, DeviceChoice, DeviceKind, Loaded, Machine, Plan};
+use cordee_protocol::ExitCode;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, gpus};
 
 /// Lists the devices instead of looking for them: names separated by commas, such as `cpu,cpu`.
 pub(crate) const DEVICES: &str = "CORDEE_DEVICES";
 
-/// Ranks on a machine without GPUs.
+/// CUDA's own list of the GPUs that a process sees.
+pub(crate) const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+
+/// Workers on a machine without GPUs.
 const CPU_WORKERS: usize = 2;
 
-/// Ranks for a config that names no number.
-pub fn default_workers() -> Result<usize, Failure> {
-    match env::var(DEVICES) {
-        Err(_) => Ok(CPU_WORKERS),
-        Ok(list) => listed(&list),
+/// Whether this program was built for GPUs.
+const HAS_CUDA: bool = cfg!(feature = "cuda");
+
+/// The plan of a config on this machine.
+pub fn plan(loaded: &Loaded) -> Result<Plan, Failure> {
+    let seen = Seen::look(loaded.config.parallel.device)?;
+    let plan = loaded.plan(seen.machine()).map_err(Failure::usage)?;
+    seen.check(plan.device, plan.world_size)?;
+    Ok(plan)
+}
+
+/// What this machine fills in where a config that asks for `choice` says nothing.
+pub(crate) fn machine(choice: DeviceChoice) -> Result<Machine, Failure> {
+    Seen::look(choice).map(Seen::machine)
+}
+
+/// What `workers` that belong to no config compute on.
+pub(crate) fn device(
+    choice: DeviceChoice,
+    precision: ComputePrecision,
+    workers: usize,
+) -> Result<DeviceKind, Failure> {
+    let seen = Seen::look(choice)?;
+    if (seen.device, precision) == (DeviceKind::Cpu, ComputePrecision::Bf16) {
+        let error = anyhow!("bf16 is for GPUs, and this would compute on the CPU");
+        return Err(Failure::usage(error).with_hint("take f32"));
+    }
+    seen.check(seen.device, workers)?;
+    Ok(seen.device)
+}
+
+/// What there is to compute on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    device: DeviceKind,
+    /// How many there are; `None` where only starting would tell.
+    count: Option<usize>,
+    /// Whether the user said so.
+    listed: bool,
+}
+
+impl Seen {
+    /// Finds out as much as `choice` leaves open.
+    fn look(choice: DeviceChoice) -> Result<Self, Failure> {
+        if choice == DeviceChoice::Cuda && !HAS_CUDA {
+            return Err(without_cuda("parallel.device is \"cuda\""));
+        }
+        if let Ok(list) = env::var(DEVICES) {
+            let seen = listed(&list, HAS_CUDA)?;
+            if choice.or(seen.device) == seen.device {
+                return Ok(seen);
+            }
+        }
+        let gpus = || gpus::count().map(|count| visible(env::var_os(VISIBLE), count));
+        let cpu = Self {
+            device: DeviceKind::Cpu,
+            count: None,
+            listed: false,
+        };
+        let cuda = |count| Self {
+            device: DeviceKind::Cuda,
+            count,
+            listed: false,
+        };
+        Ok(match choice {
+            DeviceChoice::Cuda => cuda(gpus()),
+            DeviceChoice::Auto if HAS_CUDA => match gpus() {
+                None | Some(0) => cpu,
+                count => cuda(count),
+            },
+            _ => cpu,
+        })
+    }
+
+    fn machine(self) -> Machine {
+        let otherwise = match self.device {
+            DeviceKind::Cpu => CPU_WORKERS,
+            DeviceKind::Cuda => 1,
+        };
+        Machine {
+            device: self.device,
+            // That there is none is an error of its own, with better words.
+            workers: self.count.unwrap_or(otherwise).max(1),
+        }
+    }
+
+    /// That each worker has a GPU.
+    fn check(self, device: DeviceKind, workers: usize) -> Result<(), Failure> {
+        let (DeviceKind::Cuda, Some(count), false) = (device, self.count, self.listed) else {
+            return Ok(());
+        };
+        if count == 0 {
+            let error = anyhow!("parallel.device is \"cuda\", and there is no GPU to be seen");
+            return Err(
+                Failure::new(ExitCode::Environment, error).with_hint(format!(
+                    "`cordee doctor` tells what is there; does {VISIBLE} leave one?"
+                )),
+            );
+        }
+        if workers > count {
+            let error = anyhow!("{workers} workers need a GPU each, and {count} can be seen");
+            return Err(Failure::usage(error).with_hint(format!(
+                "set parallel.workers = {count}, or show more in {VISIBLE}"
+            )));
+        }
+        Ok(())
     }
 }
 
-fn listed(list: &str) -> Result<usize, Failure> {
+fn without_cuda(what: &str) -> Failure {
+    let error = anyhow!("{what}, and this build of cordee computes on the CPU only");
+    Failure::usage(error).with_hint("`cargo build --release --features cuda` makes one for GPUs")
+}
+
+fn listed(list: &str, has_cuda: bool) -> Result<Seen, Failure> {
     let devices: Vec<&str> = list.split(',').map(str::trim).collect();
-    match devices.iter().find(|device| **device != "cpu") {
-        None => Ok(devices.len()),
-        Some(device) => {
-            let error =
-                anyhow!("{DEVICES} names the device `{device}`, and this build knows `cpu` only");
-            Err(Failure::usage(error)
-                .with_hint(format!("{DEVICES}=cpu,cpu starts two ranks on the CPU")))
-        }
+    let device = match devices[0] {
+        "cpu" => DeviceKind::Cpu,
+        "cuda" if has_cuda => DeviceKind::Cuda,
+        "cuda" => return Err(without_cuda(&format!("{DEVICES} names `cuda`"))),
+        other => return Err(unknown(other)),
+    };
+    match devices.iter().find(|name| **name != device.name()) {
+        None => Ok(Seen {
+            device,
+            count: Some(devices.len()),
+            listed: true,
+        }),
+        Some(other) => Err(unknown(other)),
     }
+}
+
+fn unknown(device: &str) -> Failure {
+    let error = anyhow!(
+        "{DEVICES} names the device `{device}`: it takes `cpu` or `cuda`, once for each worker"
+    );
+    Failure::usage(error).with_hint(format!(
+        "{DEVICES}=cpu,cpu starts two ranks on the CPU; which GPUs there are to see is for {VISIBLE}"
+    ))
+}
+
+/// How many of `count` GPUs CUDA shows to a process: a list of numbers and identifiers, which ends
+/// before the first that is none (CUDA programming guide, "CUDA environment variables").
+fn visible(list: Option<OsString>, count: usize) -> usize {
+    let Some(list) = list.and_then(|list| list.into_string().ok()) else {
+        return count;
+    };
+    let is_one = |name: &&str| match name.parse::<usize>() {
+        Ok(ordinal) => ordinal < count,
+        Err(_) => name.starts_with("GPU-") || name.starts_with("MIG-"),
+    };
+    list.split(',').map(str::trim).take_while(is_one).count()
 }
 
 #[cfg(test)]
@@ -39,10 +177,49 @@ mod tests {
 
     #[test]
     fn a_list_counts_its_devices() {
-        assert_eq!(listed("cpu").unwrap(), 1);
-        assert_eq!(listed("cpu, cpu,cpu").unwrap(), 3);
-        let unknown = listed("cpu,cuda:0").unwrap_err().to_string();
-        assert!(unknown.contains("`cuda:0`"), "{unknown}");
-        assert!(listed("").is_err());
+        let seen = |list, has_cuda| listed(list, has_cuda).map(|seen| (seen.device, seen.count));
+        assert_eq!(seen("cpu", false).unwrap(), (DeviceKind::Cpu, Some(1)));
+        assert_eq!(
+            seen("cpu, cpu,cpu", true).unwrap(),
+            (DeviceKind::Cpu, Some(3))
+        );
+        assert_eq!(
+            seen("cuda,cuda", true).unwrap(),
+            (DeviceKind::Cuda, Some(2))
+        );
+        for (list, named) in [("cpu,cuda", "`cuda`"), ("cuda:0", "`cuda:0`"), ("", "``")] {
+            let unknown = seen(list, true).unwrap_err().to_string();
+            assert!(unknown.contains(named), "{unknown}");
+        }
+        let without = seen("cuda", false).unwrap_err().to_string();
+        assert!(without.contains("the CPU only"), "{without}");
+    }
+
+    #[test]
+    fn cuda_sees_what_it_is_shown() {
+        let cases = [
+            (None, 8),
+            (Some(""), 0),
+            (Some("0"), 1),
+            (Some("3, 1"), 2),
+            (Some("0,8,1"), 1),
+            (Some("-1"), 0),
+            (Some("NoDevFiles"), 0),
+            (Some("GPU-8932f937,MIG-7a"), 2),
+        ];
+        for (list, expected) in cases {
+            assert_eq!(visible(list.map(OsString::from), 8), expected, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn gpus_decide_the_number_of_workers() {
+        let seen = |count| Seen {
+            device: DeviceKind::Cuda,
+            count,
+            listed: false,
+        };
+        let workers = |count| seen(count).machine().workers;
+        assert_eq!([Some(4), Some(0), None].map(workers), [4, 1, 1]);
     }
 }

@@ -38,6 +38,7 @@ impl Failure {
     }
 
     /// The same, with the next thing to try.
+    #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

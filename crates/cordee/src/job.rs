@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use cordee_config::{Plan, Recompute, TimeSpan};
+use cordee_config::{ComputePrecision, DeviceKind, Plan, Recompute, TimeSpan};
 use serde::{Deserialize, Serialize};
 
 /// What every rank of a launch does, the same for all.
@@ -20,6 +20,10 @@ pub struct Job {
     pub threads: usize,
     /// How long a rank waits for the others.
     pub timeout: TimeSpan,
+    /// What ranks compute on; on GPUs, each on the one of its local rank.
+    pub device: DeviceKind,
+    /// Numbers to compute in.
+    pub precision: ComputePrecision,
     /// What is to be done.
     pub task: Task,
 }
@@ -87,6 +91,8 @@ impl Job {
                 .threads
                 .unwrap_or_else(|| threads_per_rank(plan.world_size)),
             timeout: parallel.timeout,
+            device: plan.device,
+            precision: plan.config.precision.compute,
             task,
         }
     }

@@ -15,7 +15,9 @@ mod commands;
 mod console;
 mod devices;
 mod failure;
+mod gpus;
 mod job;
+mod libraries;
 mod machine;
 #[cfg(test)]
 mod reference;
@@ -30,10 +32,11 @@ use crate::args::Cli;
 
 pub use crate::{
     args::{ConfigArgs, ExportArgs, ExportType, GenerateArgs, PlanArgs},
-    commands::{load, valid_checkpoint},
+    commands::{cache_directory, load, valid_checkpoint},
     console::{Console, bytes},
-    devices::default_workers,
+    devices::plan,
     failure::Failure,
+    gpus::memory as gpu_memory,
     job::{BenchTask, Job, Task, TraceTask, TrainTask},
     machine::memory,
     run_dir::{RunDir, TOKENIZER_FILE},

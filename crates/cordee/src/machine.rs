@@ -1,4 +1,4 @@
-//! How much memory there is for this process and its children.
+//! The machine: its memory, as far as this process and its children may use it, and its processor.
 
 use std::fs;
 
@@ -14,6 +14,21 @@ pub fn memory() -> Option<u64> {
         .filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok())
         .chain(machine)
         .min()
+}
+
+/// What the processor is called. None where the system does not say.
+pub(crate) fn processor() -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+/// Whether products of matrices have the vectors that ours are made for.
+pub(crate) fn has_avx512() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// The memory that `/proc/meminfo` tells (proc(5)).

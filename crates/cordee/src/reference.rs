@@ -7,7 +7,11 @@ use std::{fmt::Write as _, path::Path};
 use clap::CommandFactory;
 use cordee_protocol::{ExitCode, WorkerEnvironment, names};
 
-use crate::{args::Cli, devices::DEVICES};
+use crate::{
+    args::Cli,
+    devices::{DEVICES, VISIBLE},
+    libraries::{LIBRARY_PATH, LOADER_PATH},
+};
 
 #[test]
 fn reference_pages_are_up_to_date() {
@@ -39,11 +43,31 @@ fn environment() -> String {
     let given = [
         (
             DEVICES,
-            "the devices of the machine, one rank each where the config names no number of workers: `cpu,cpu`",
+            "the devices of the machine in place of looking for them, one rank each where the config names no number of workers: `cpu,cpu` or `cuda,cuda`",
+        ),
+        (
+            VISIBLE,
+            "the GPUs that a run sees, by CUDA's own rules: `0,1`",
+        ),
+        (
+            LIBRARY_PATH,
+            "directories to look for CUDA's libraries in before all others, separated by colons",
+        ),
+        (
+            LOADER_PATH,
+            "the same, for every program; workers get it with the directories in which cordee found what they need",
+        ),
+        (
+            "CUDA_HOME",
+            "a CUDA toolkit to take libraries from, also by the name of `CUDA_PATH`",
+        ),
+        (
+            "VIRTUAL_ENV",
+            "an environment of Python to take NVIDIA's libraries from, also by the name of `CONDA_PREFIX`; others are found by way of `PATH`",
         ),
         (
             "XDG_CACHE_HOME",
-            "tokenised data is kept in `$XDG_CACHE_HOME/cordee`, else in `~/.cache/cordee`; `data.cache_dir` comes first",
+            "tokenised data is kept in `$XDG_CACHE_HOME/cordee`, else in `~/.cache/cordee`; `data.cache_dir` comes first. Compiled kernels are kept in `kernels` there",
         ),
         ("NO_COLOR", "turns colour off"),
     ];

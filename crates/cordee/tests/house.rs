@@ -364,8 +364,11 @@ fn libraries_read_no_environment_and_never_exit() {
         } else {
             Vec::new()
         } {
+            if path.ends_with("tests.rs") {
+                continue;
+            }
             let source = std::fs::read_to_string(&path).unwrap();
-            // Unit tests stand at the end of their file.
+            // Unit tests stand at the end of their file, or in one of their own.
             let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
             for forbidden in ["env::var", "env::args", "process::exit"] {
                 assert!(

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::Directory;
-use crate::{ModelFamily, Origin, reference::EXAMPLE};
+use crate::{Machine, ModelFamily, Origin, reference::EXAMPLE};
 
 const CONFIG_JSON: &str = r#"{
   "model_type": "qwen3", "hidden_size": 64,
@@ -83,13 +83,16 @@ fn a_resolved_config_outlives_the_directory() {
     let mut plan = directory
         .load("configs/run.toml", &[])
         .unwrap()
-        .plan(2)
+        .plan(Machine::cpu(2))
         .unwrap();
     plan.config.make_paths_absolute(&directory.path("configs"));
     fs::write(directory.path("resolved.toml"), plan.config.to_toml()).unwrap();
     fs::remove_dir_all(directory.path("qwen")).unwrap();
     let again = directory.load("resolved.toml", &[]).unwrap();
     assert_eq!(again.config, plan.config);
-    assert_eq!(again.plan(2).unwrap().fingerprint, plan.fingerprint);
+    assert_eq!(
+        again.plan(Machine::cpu(2)).unwrap().fingerprint,
+        plan.fingerprint
+    );
     assert!(directory.load("configs/run.toml", &[]).is_err());
 }

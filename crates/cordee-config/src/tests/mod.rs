@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use tempfile::TempDir;
 
-use crate::{ConfigError, Loaded, load, reference::EXAMPLE};
+use crate::{ConfigError, Loaded, Machine, load, reference::EXAMPLE};
 
 /// Compares with a stored snapshot, in which only the text itself stands.
 macro_rules! assert_text {
@@ -81,7 +81,7 @@ fn errors(cases: &[(&str, &[&str])]) -> String {
         let directory = Directory::new(&[("configs/run.toml", text)]);
         let error = directory
             .load("configs/run.toml", sets)
-            .and_then(|loaded| loaded.plan(2))
+            .and_then(|loaded| loaded.plan(Machine::cpu(2)))
             .expect_err(text);
         directory.relative(&format!("error: {error}\n"))
     };

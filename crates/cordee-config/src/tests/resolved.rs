@@ -5,7 +5,9 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::{Directory, example, load_text};
-use crate::{ByteSize, Config, Count, Loaded, Plan, ScheduleKind, reference::EXAMPLE};
+use crate::{
+    ByteSize, Config, Count, DeviceKind, Loaded, Machine, Plan, ScheduleKind, reference::EXAMPLE,
+};
 
 /// `text` read as a file of its own, with paths as they stand in it.
 fn reread(text: &str) -> Config {
@@ -45,14 +47,14 @@ fn show_tells_every_origin() {
         ),
     ]);
     let loaded = directory.load("run.toml", &SETS[1..]).unwrap();
-    assert_text!(directory.relative(&loaded.show(&loaded.plan(2).unwrap())));
+    assert_text!(directory.relative(&loaded.show(&loaded.plan(Machine::cpu(2)).unwrap())));
 }
 
 #[test]
 fn what_is_shown_and_what_is_written_read_back() {
     for loaded in [example(&[]), example(SETS)] {
         assert_eq!(reread(&loaded.config.to_toml()), loaded.config);
-        let plan = loaded.plan(2).unwrap();
+        let plan = loaded.plan(Machine::cpu(2)).unwrap();
         assert_eq!(reread(&loaded.show(&plan)), plan.config);
         assert_eq!(reread(&plan.config.to_toml()), plan.config);
     }
@@ -77,7 +79,7 @@ fn absolute_paths_survive_another_directory() {
 
 #[test]
 fn a_plan_leaves_nothing_open() {
-    let plan = example(&["train.steps=3"]).plan(2).unwrap();
+    let plan = example(&["train.steps=3"]).plan(Machine::cpu(2)).unwrap();
     assert_eq!(
         (plan.config.model.kv_heads, plan.config.model.head_dim),
         (Some(4), Some(16))
@@ -95,10 +97,12 @@ fn a_plan_leaves_nothing_open() {
         (8, 2, 2)
     );
     assert_eq!((plan.steps, plan.tokens_per_step), (3, 8 * 32));
-    let gpt2 = example(&["model.family=gpt2"]).plan(2).unwrap();
+    let gpt2 = example(&["model.family=gpt2"])
+        .plan(Machine::cpu(2))
+        .unwrap();
     assert_eq!(gpt2.config.model.max_positions, Some(32));
     let given = example(&["parallel.workers=1", "model={kv_heads=2,head_dim=8}"])
-        .plan(2)
+        .plan(Machine::cpu(2))
         .unwrap();
     assert_eq!((given.world_size, given.accumulation_steps), (1, 4));
     assert_eq!(
@@ -107,8 +111,30 @@ fn a_plan_leaves_nothing_open() {
     );
 }
 
+#[test]
+fn a_plan_says_what_is_computed_on() {
+    let gpus = Machine {
+        device: DeviceKind::Cuda,
+        workers: 8,
+    };
+    let device = |sets: &[&str], machine| {
+        let plan = example(sets).plan(machine).unwrap();
+        assert_eq!(plan.config.parallel.device, plan.device.into());
+        (plan.device, plan.world_size)
+    };
+    let sets = ["train.global_batch_size=16", "precision.compute=bf16"];
+    assert_eq!(device(&sets, gpus), (DeviceKind::Cuda, 8));
+    assert_eq!(device(&[], Machine::cpu(2)), (DeviceKind::Cpu, 2));
+    let (cpu, cuda) = ("parallel.device=cpu", "parallel.device=cuda");
+    assert_eq!(device(&[sets[0], cpu], gpus), (DeviceKind::Cpu, 8));
+    assert_eq!(
+        device(&[cuda, sets[1]], Machine::cpu(2)),
+        (DeviceKind::Cuda, 2)
+    );
+}
+
 fn fingerprint(loaded: &Loaded) -> String {
-    loaded.plan(2).unwrap().fingerprint
+    loaded.plan(Machine::cpu(2)).unwrap().fingerprint
 }
 
 #[test]
@@ -116,7 +142,7 @@ fn a_fingerprint_is_for_ever() {
     // Only a new key in the schema may change it: checkpoints are held against it.
     assert_eq!(
         fingerprint(&example(&[])),
-        "3995bcf4f47cc01b5aeb0568411eab40"
+        "e9e55bdafc4d7c07290b7f66b17e96f0"
     );
 }
 
@@ -233,7 +259,7 @@ proptest! {
     #[test]
     fn every_config_survives_toml_and_json(loaded in configs()) {
         prop_assert_eq!(&reread(&loaded.config.to_toml()), &loaded.config);
-        let plan = loaded.plan(2).unwrap();
+        let plan = loaded.plan(Machine::cpu(2)).unwrap();
         prop_assert_eq!(&reread(&loaded.show(&plan)), &plan.config);
         let again: Plan = serde_json::from_slice(&serde_json::to_vec(&plan).unwrap()).unwrap();
         prop_assert_eq!(again.config.optimizer.lr.to_bits(), plan.config.optimizer.lr.to_bits());

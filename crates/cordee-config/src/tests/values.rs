@@ -1,7 +1,7 @@
 //! Values that do not make sense, alone or together.
 
 use super::{errors, example};
-use crate::{ConfigError, reference::EXAMPLE};
+use crate::{ConfigError, Machine, reference::EXAMPLE};
 
 /// Errors of the smallest config with each group of arguments.
 fn set_errors(groups: &[&[&str]]) -> String {
@@ -114,13 +114,22 @@ fn batches_over_workers() {
             "parallel.workers=4"
         ],
     ]));
-    let Err(ConfigError::Invalid(found)) = example(&[]).plan(0) else {
+    let Err(ConfigError::Invalid(found)) = example(&[]).plan(Machine::cpu(0)) else {
         panic!("no worker, a plan")
     };
     assert_eq!(
         found[0].to_string(),
         "`workers` in `[parallel]` must be at least 1, found 0"
     );
+}
+
+#[test]
+fn numbers_that_the_device_lacks() {
+    assert_text!(set_errors(&[
+        &["precision.compute=bf16"],
+        &["precision.compute=fp8"],
+        &["parallel.device=rocm"],
+    ]));
 }
 
 #[test]
@@ -142,6 +151,8 @@ fn limits_belong_to_what_is_allowed() {
         "model={family='gpt2', dim=60, heads=4, max_positions=32}",
         "model={family='gemma3', sliding_window=8, full_attention_layers=[1]}",
         "model.rope_scaling={kind='linear', factor=2}",
+        "parallel.device=gpu",
+        "precision.compute=bfloat16",
     ] {
         example(&[set]);
     }
@@ -151,5 +162,5 @@ fn limits_belong_to_what_is_allowed() {
 fn a_config_changed_after_loading_is_checked_again() {
     let mut loaded = example(&[]);
     loaded.config.model.heads = 0;
-    assert!(loaded.plan(2).is_err());
+    assert!(loaded.plan(Machine::cpu(2)).is_err());
 }

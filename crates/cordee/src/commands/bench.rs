@@ -3,15 +3,15 @@
 use std::fmt::Write as _;
 
 use anyhow::anyhow;
-use cordee_config::Plan;
+use cordee_config::{DeviceKind, Plan};
 use cordee_protocol::{BenchReport, ExitCode, WorkerMessage};
 use serde_json::{Value, json};
 
 use super::ranks;
 use crate::{
-    args::{BenchCommand, BenchTrainArgs},
+    args::{BenchCommand, BenchTrainArgs, DeviceArg},
     console::Console,
-    devices::default_workers,
+    devices,
     failure::Failure,
     job::{BenchTask, Job, Task},
 };
@@ -93,6 +93,7 @@ fn plan(args: &BenchTrainArgs) -> Result<Plan, Failure> {
             .into_iter()
             .filter_map(|(key, word)| Some(format!("{key}={:?}", word.as_ref()?))),
     );
+    sets.extend(args.device.map(DeviceArg::as_set));
     if args.tie {
         sets.push("model.tie_embeddings=true".to_owned());
     }
@@ -103,10 +104,13 @@ fn plan(args: &BenchTrainArgs) -> Result<Plan, Failure> {
         }
         .map_err(Failure::usage)
     };
-    let default_workers = default_workers()?;
     if args.batch.is_some() || args.config.is_none() {
         let config = load(&sets)?.config;
-        let workers = config.parallel.workers.unwrap_or(default_workers);
+        let parallel = &config.parallel;
+        let workers = match parallel.workers {
+            Some(workers) => workers,
+            None => devices::machine(parallel.device)?.workers,
+        };
         let batch = config.train.global_batch_size;
         if workers == 0 || !batch.is_multiple_of(workers) {
             let error =
@@ -117,7 +121,7 @@ fn plan(args: &BenchTrainArgs) -> Result<Plan, Failure> {
         }
         sets.push(format!("train.micro_batch_size={}", batch / workers));
     }
-    load(&sets)?.plan(default_workers).map_err(Failure::usage)
+    devices::plan(&load(&sets)?)
 }
 
 /// Tokens to draw from: the embedding's rows, if the config names them, or the vocabulary that it
@@ -204,6 +208,7 @@ impl Measured<'_> {
             "seq_len": self.plan.config.data.seq_len,
             "batch": self.plan.global_batch_size,
             "micro_batch": self.plan.micro_batch_size,
+            "device": self.plan.device,
             "workers": self.job.world_size,
             "threads": self.job.threads,
             "precision": self.plan.config.precision.compute,
@@ -234,12 +239,17 @@ impl Measured<'_> {
             (
                 "model",
                 format!(
-                    "{:.2} M parameters, {} sequences of {}, {} workers of {} threads, f32",
+                    "{:.2} M parameters, {} sequences of {}, {} workers of {} threads{}, {}",
                     report.parameters as f64 / 1e6,
                     plan.global_batch_size,
                     plan.config.data.seq_len,
                     self.job.world_size,
-                    self.job.threads
+                    self.job.threads,
+                    match plan.device {
+                        DeviceKind::Cpu => "",
+                        DeviceKind::Cuda => " and a GPU each",
+                    },
+                    plan.config.precision.compute.name()
                 ),
             ),
             (

@@ -6,7 +6,7 @@ use cordee_protocol::ExitCode;
 use crate::{
     args::{ConfigArgs, ConfigCommand},
     console::Console,
-    devices::default_workers,
+    devices,
     failure::Failure,
 };
 
@@ -14,13 +14,11 @@ pub(crate) fn run(command: &ConfigCommand) -> Result<u8, Failure> {
     match command {
         ConfigCommand::Show(args) => {
             let loaded = load(args)?;
-            let plan = loaded.plan(default_workers()?).map_err(Failure::usage)?;
+            let plan = devices::plan(&loaded)?;
             Console::print_data(&loaded.show(&plan));
         }
         ConfigCommand::Check(args) => {
-            load(args)?
-                .plan(default_workers()?)
-                .map_err(Failure::usage)?;
+            devices::plan(&load(args)?)?;
             Console::print_data(&format!("{}: ok\n", args.config.display()));
         }
     }

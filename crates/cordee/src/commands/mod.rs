@@ -3,6 +3,7 @@
 mod bench;
 mod checkpoint;
 mod config;
+mod doctor;
 mod prepare;
 mod ranks;
 mod resume;
@@ -11,7 +12,7 @@ mod verify;
 
 use crate::{Engine, Verb, args::Command, failure::Failure, worker_program};
 
-pub use self::{checkpoint::valid_checkpoint, config::load};
+pub use self::{checkpoint::valid_checkpoint, config::load, prepare::cache_directory};
 
 /// Runs a command to its end.
 pub(crate) fn run(command: Command, engine: Option<Engine>) -> Result<u8, Failure> {
@@ -20,6 +21,7 @@ pub(crate) fn run(command: Command, engine: Option<Engine>) -> Result<u8, Failur
         Command::Bench(command) => return bench::run(&command),
         Command::Config(command) => return config::run(&command),
         Command::Checkpoint(command) => return checkpoint::run(&command),
+        Command::Doctor(args) => return Ok(doctor::run(&args)),
         Command::Verify(command) => return verify::run(&command),
         Command::Plan(args) => Verb::Plan(args),
         Command::Generate(args) => Verb::Generate(args),

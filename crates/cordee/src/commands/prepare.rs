@@ -116,17 +116,22 @@ fn failure(error: DataError) -> Failure {
     Failure::new(code, error)
 }
 
-fn default_cache() -> Result<PathBuf, Failure> {
+/// Where things are kept that can be made again: tokenised data, compiled kernels. `None` where no
+/// variable names a directory.
+pub fn cache_directory() -> Option<PathBuf> {
     let absolute = |name| {
         env::var_os(name)
             .map(PathBuf::from)
             .filter(|path| path.is_absolute())
     };
     let home = || absolute("HOME").map(|home| home.join(".cache"));
-    let cache = absolute("XDG_CACHE_HOME")
+    absolute("XDG_CACHE_HOME")
         .or_else(home)
-        .map(|cache| cache.join("cordee"));
-    cache.ok_or_else(|| {
+        .map(|cache| cache.join("cordee"))
+}
+
+fn default_cache() -> Result<PathBuf, Failure> {
+    cache_directory().ok_or_else(|| {
         let error =
             anyhow!("neither XDG_CACHE_HOME nor HOME names a directory to keep tokenised data in");
         Failure::new(ExitCode::Environment, error).with_hint("set data.cache_dir")

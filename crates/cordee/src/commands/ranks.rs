@@ -45,8 +45,9 @@ pub(crate) fn start(
         .try_clone_to_owned()
         .context("sharing memory")
         .map_err(environment)?;
+    let program = worker_program::find()?;
     let launch = Launch {
-        program: worker_program::find()?,
+        program: program.path,
         arguments: vec!["worker".into()],
         world_size: job.world_size,
         run_id: run_id(name),
@@ -56,7 +57,7 @@ pub(crate) fn start(
             (names::SHARED_MEMORY_FD, memory),
             (names::JOB_FD, job.to_fd().map_err(environment)?),
         ],
-        environment: Vec::new(),
+        environment: program.environment,
         grace: None,
     };
     let stop = StopRequests::new()

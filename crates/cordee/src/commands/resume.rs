@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use cordee_checkpoint::{self as checkpoint, Checkpoint, CheckpointError};
-use cordee_config::{Config, Plan};
+use cordee_config::{Config, Machine, Plan};
 use cordee_data::Corpus;
 use cordee_protocol::ExitCode;
 
@@ -35,7 +35,7 @@ impl Course {
             None => course.newest(run)?,
         };
         let before = cordee_config::load(&run.config(), &[]).map_err(Failure::usage)?;
-        let before = before.plan(plan.world_size).map_err(Failure::usage)?;
+        let before = before.plan(like(plan)).map_err(Failure::usage)?;
         if let Some(found) = found {
             course.go_on_after = Some(found.step());
             check_fit(&found, &before.config, plan, corpus)?;
@@ -94,6 +94,14 @@ impl Course {
             ));
         }
         Ok(())
+    }
+}
+
+/// What a machine fills in that computes as `plan` says.
+fn like(plan: &Plan) -> Machine {
+    Machine {
+        device: plan.device,
+        workers: plan.world_size,
     }
 }
 

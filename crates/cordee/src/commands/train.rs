@@ -17,17 +17,17 @@ use super::{
     resume::Course,
 };
 use crate::{
-    args::{ConfigArgs, TrainArgs},
+    args::{ConfigArgs, DeviceArg, TrainArgs},
     console::Console,
-    devices::default_workers,
+    devices,
     failure::Failure,
     job::{Job, Task, TrainTask, threads_per_rank},
     run_dir::RunDir,
 };
 
 pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
-    let loaded = load(&with_seed(args))?;
-    let mut plan = loaded.plan(default_workers()?).map_err(Failure::usage)?;
+    let loaded = load(&with_flags(args))?;
+    let mut plan = devices::plan(&loaded)?;
     plan.config
         .make_paths_absolute(&env::current_dir().context("finding the current directory")?);
     let last_step = args.max_steps.map_or(plan.steps, |max| max.min(plan.steps));
@@ -90,10 +90,11 @@ pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
     launch(&job, &run, attempt, console)
 }
 
-/// `--seed` is one more `--set`, so that there is one way by which values change.
-fn with_seed(args: &TrainArgs) -> ConfigArgs {
+/// A flag is one more `--set`, so that there is one way by which values change.
+fn with_flags(args: &TrainArgs) -> ConfigArgs {
     let mut sets = args.config.sets.clone();
     sets.extend(args.seed.map(|seed| format!("train.seed={seed}")));
+    sets.extend(args.device.map(DeviceArg::as_set));
     ConfigArgs {
         config: args.config.config.clone(),
         sets,

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use cordee::{Failure, RunDir, TOKENIZER_FILE, default_workers, valid_checkpoint};
-use cordee_config::{ModelConfig, hugging_face};
+use cordee::{Failure, RunDir, TOKENIZER_FILE, valid_checkpoint};
+use cordee_config::{Machine, ModelConfig, hugging_face};
 use cordee_data::Tokenizer;
 use cordee_memory::{Buffer, DType, Layout, View};
 use cordee_model::{Model, weights};
@@ -33,10 +33,7 @@ impl Opened {
     /// The named checkpoint of a run, or its newest valid one.
     pub(crate) fn run(run: &RunDir, named: Option<PathBuf>) -> Result<Self, Failure> {
         let loaded = cordee_config::load(&run.config(), &[]).map_err(Failure::usage)?;
-        let config = loaded
-            .plan(default_workers()?)
-            .map_err(Failure::usage)?
-            .config;
+        let config = loaded.plan(Machine::cpu(1)).map_err(Failure::usage)?.config;
         let tokenizer = Tokenizer::open(&run.tokenizer()).map_err(failed)?;
         let seq_len = config.data.seq_len;
         let model = Model::new(&config.model, tokenizer.vocab_size(), seq_len).map_err(failed)?;

@@ -2,23 +2,26 @@
 
 use std::fmt::Write as _;
 
-use cordee::{ConfigArgs, Console, Failure, PlanArgs, bytes, default_workers, load};
-use cordee_config::Plan;
+use cordee::{ConfigArgs, Console, Failure, PlanArgs, bytes, load};
+use cordee_config::{ComputePrecision, DeviceChoice, DeviceKind, Machine, Plan};
 use cordee_data::Tokenizer;
+use cordee_memory::DType;
 use cordee_protocol::ExitCode;
 use cordee_train::{Knob, MemoryPlan, Place, knob};
 
 pub(crate) fn run(args: &PlanArgs) -> Result<u8, Failure> {
     let plan = resolved(args)?;
     let vocab_size = vocab_size(&plan)?;
+    let place = place(&plan);
     let memory = match args.memory {
         Some(size) => Some(size.0),
+        None if place.on_gpu => cordee::gpu_memory(),
         None => cordee::memory(),
     };
-    let needed = MemoryPlan::new(&plan, vocab_size, Place::HOST).map_err(failed)?;
-    let fits = memory.is_none_or(|memory| needed.fits(Place::HOST, plan.world_size, memory));
+    let needed = MemoryPlan::new(&plan, vocab_size, place).map_err(failed)?;
+    let fits = memory.is_none_or(|memory| needed.fits(place, plan.world_size, memory));
     let knob = match memory {
-        Some(memory) if !fits => knob(&plan, vocab_size, Place::HOST, memory).map_err(failed)?,
+        Some(memory) if !fits => knob(&plan, vocab_size, place, memory).map_err(failed)?,
         _ => None,
     };
     let mut page = table(&plan, &needed);
@@ -29,6 +32,17 @@ pub(crate) fn run(args: &PlanArgs) -> Result<u8, Failure> {
     } else {
         ExitCode::Failed.code()
     })
+}
+
+/// Where ranks of the plan compute.
+fn place(plan: &Plan) -> Place {
+    Place {
+        numbers: match plan.config.precision.compute {
+            ComputePrecision::F32 => DType::F32,
+            ComputePrecision::Bf16 => DType::Bf16,
+        },
+        on_gpu: plan.device == DeviceKind::Cuda,
+    }
 }
 
 /// The plan of the config, over the workers that were asked for.
@@ -42,9 +56,16 @@ fn resolved(args: &PlanArgs) -> Result<Plan, Failure> {
         config: args.config.config.clone(),
         sets,
     };
-    load(&config)?
-        .plan(default_workers()?)
-        .map_err(Failure::usage)
+    let loaded = load(&config)?;
+    if loaded.config.parallel.device == DeviceChoice::Cuda {
+        // A run on GPUs is planned wherever one sits.
+        let gpu = Machine {
+            device: DeviceKind::Cuda,
+            workers: 1,
+        };
+        return loaded.plan(gpu).map_err(Failure::usage);
+    }
+    cordee::plan(&loaded)
 }
 
 /// Tokens of the tokenizer that the run will have.
@@ -85,8 +106,10 @@ fn table(plan: &Plan, needed: &MemoryPlan) -> String {
         ("data and program", needed.program, ""),
     ];
     let mut page = format!(
-        "each of {} ranks: micro-batches of {} sequences of {}, recompute {}\n\n",
+        "each of {} ranks on {}, {}: micro-batches of {} sequences of {}, recompute {}\n\n",
         plan.world_size,
+        plan.device.name(),
+        plan.config.precision.compute.name(),
         plan.micro_batch_size,
         plan.config.data.seq_len,
         plan.config.train.recompute.name(),
@@ -108,16 +131,26 @@ fn table(plan: &Plan, needed: &MemoryPlan) -> String {
 
 /// Whether all ranks fit, and what to do if they do not.
 fn verdict(plan: &Plan, needed: &MemoryPlan, memory: Option<u64>, knob: Option<&Knob>) -> String {
-    let ranks = plan.world_size as u64;
+    let place = place(plan);
+    let ranks = plan.world_size;
     let Some(memory) = memory else {
-        return "\nthis machine does not say how much memory it has\n".to_owned();
+        let hint = "--memory tells what to fit into";
+        return if place.on_gpu {
+            format!("\nno GPU of this machine says how much memory it has: {hint}\n")
+        } else {
+            format!("\nthis machine does not say how much memory it has: {hint}\n")
+        };
     };
-    let room = format!(
-        "{} of {} for each of {ranks} ranks",
-        bytes(memory / ranks),
-        bytes(memory)
-    );
-    if needed.peak() * ranks <= memory {
+    let room = if place.on_gpu {
+        format!("{} of each rank's GPU", bytes(memory))
+    } else {
+        format!(
+            "{} of {} for each of {ranks} ranks",
+            bytes(memory / ranks as u64),
+            bytes(memory)
+        )
+    };
+    if needed.fits(place, ranks, memory) {
         return format!("\nit fits: {room}\n");
     }
     let Some(knob) = knob else {
@@ -130,7 +163,12 @@ fn verdict(plan: &Plan, needed: &MemoryPlan, memory: Option<u64>, knob: Option<&
         sets
     });
     let then = bytes(knob.peak);
-    if knob.peak * knob.world_size as u64 <= memory {
+    let all = if place.on_gpu {
+        1
+    } else {
+        knob.world_size as u64
+    };
+    if knob.peak * all <= memory {
         format!("\nit does not fit: {room}\nwith{sets} a rank's peak is {then}, which does\n")
     } else {
         format!(

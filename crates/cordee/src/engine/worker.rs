@@ -15,9 +15,10 @@ use std::{
 use anyhow::{Context, anyhow};
 use cordee::{BenchTask, Failure, Job, Task, TraceTask, TrainTask};
 use cordee_comm::{CommError, ProcessGroup, SharedMemoryGroup};
+use cordee_config::{ComputePrecision, DeviceKind};
 use cordee_data::Corpus;
-use cordee_memory::SharedMemory;
-use cordee_ops::conformance;
+use cordee_memory::{DType, SharedMemory};
+use cordee_ops::{Device, GpuOptions, conformance};
 use cordee_protocol::{
     ExitCode, Failure as Report, OperatorFinding, OperatorsReport, WorkerEnvironment,
     WorkerMessage, names,
@@ -69,20 +70,38 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
     let mut group =
         SharedMemoryGroup::join(memory, environment.rank, environment.world_size, timeout)
             .map_err(TrainError::from)?;
-    let done = match &job.task {
-        Task::Train(task) => run_training(task, &mut group, messages, &stop),
-        Task::Bench(task) => run_bench(task, &mut group, messages),
-        Task::Trace(task) => run_trace(task, &mut group, messages),
-        Task::Operators => run_operators(messages),
-    };
+    let compute = compute(&job, environment.local_rank);
+    let done = compute.and_then(|compute| match &job.task {
+        Task::Train(task) => run_training(task, &compute, &mut group, messages, &stop),
+        Task::Bench(task) => run_bench(task, &compute, &mut group, messages),
+        Task::Trace(task) => run_trace(task, compute, &mut group, messages),
+        Task::Operators => run_operators(compute, messages),
+    });
     done.map_err(|error| {
         group.fail(&error.to_string());
         error.into()
     })
 }
 
+/// Where this rank computes, and in which numbers.
+fn compute(job: &Job, local_rank: usize) -> Result<Compute, TrainError> {
+    let device = match job.device {
+        DeviceKind::Cpu => Device::HOST,
+        DeviceKind::Cuda => {
+            let kernel_cache = cordee::cache_directory().map(|cache| cache.join("kernels"));
+            Device::gpu(local_rank, &GpuOptions { kernel_cache })?
+        }
+    };
+    let numbers = match job.precision {
+        ComputePrecision::F32 => DType::F32,
+        ComputePrecision::Bf16 => DType::Bf16,
+    };
+    Ok(Compute { device, numbers })
+}
+
 fn run_training(
     task: &TrainTask,
+    compute: &Compute,
     group: &mut dyn ProcessGroup,
     messages: &Messages,
     stop: &AtomicBool,
@@ -90,7 +109,7 @@ fn run_training(
     let corpus = Corpus::open(&task.corpus)?;
     let run = Run {
         plan: &task.plan,
-        compute: &Compute::HOST,
+        compute,
         corpus: &corpus,
         run_dir: &task.run_dir,
         resume: task.resume.as_deref(),
@@ -108,12 +127,13 @@ fn run_training(
 
 fn run_bench(
     task: &BenchTask,
+    compute: &Compute,
     group: &mut dyn ProcessGroup,
     messages: &Messages,
 ) -> Result<ExitCode, TrainError> {
     let measured = Bench {
         plan: &task.plan,
-        compute: &Compute::HOST,
+        compute,
         vocab_size: task.vocab_size,
         warmup: task.warmup,
         steps: task.steps,
@@ -127,12 +147,13 @@ fn run_bench(
 
 fn run_trace(
     task: &TraceTask,
+    compute: Compute,
     group: &mut dyn ProcessGroup,
     messages: &Messages,
 ) -> Result<ExitCode, TrainError> {
     let trace = Trace {
         dir: &task.dir,
-        compute: Compute::HOST,
+        compute,
         recompute: task.recompute,
     };
     let report = replay(&trace, group)?;
@@ -142,10 +163,12 @@ fn run_trace(
     Ok(ExitCode::Done)
 }
 
-fn run_operators(messages: &Messages) -> Result<ExitCode, TrainError> {
+fn run_operators(compute: Compute, messages: &Messages) -> Result<ExitCode, TrainError> {
     let mut findings = Vec::new();
-    let setting = conformance::Setting::new(cordee_ops::Device::HOST, cordee_memory::DType::F32);
-    for case in conformance::cases() {
+    let on_gpu = compute.device.facts().is_some();
+    let setting = conformance::Setting::new(compute.device, compute.numbers);
+    let cases = conformance::cases().into_iter();
+    for case in cases.filter(|case| !(on_gpu && case.is_of_host_alone())) {
         findings.extend(
             case.run(&setting)?
                 .into_iter()

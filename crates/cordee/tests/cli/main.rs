@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod bench;
+mod devices;
 mod equality;
 mod export;
 mod fine_tuning;

@@ -11,12 +11,16 @@ use crate::{
     args::VerifyOperatorsArgs,
     commands::ranks,
     console::Console,
+    devices,
     failure::Failure,
     job::{Job, Task, threads_per_rank},
 };
 
 pub(super) fn run(args: &VerifyOperatorsArgs) -> Result<u8, Failure> {
+    let precision = args.precision.precision();
     let job = Job {
+        device: devices::device(args.device.choice(), precision, 1)?,
+        precision,
         world_size: 1,
         threads: threads_per_rank(1),
         timeout: ParallelConfig::default().timeout,

@@ -1,0 +1,136 @@
+//! The GPUs of this machine, as NVIDIA's management library (NVML) tells of them. It is opened at run
+//! time: where there is no driver there is nothing to open, and that is an answer too.
+
+mod read;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::mpsc::{RecvTimeoutError, channel},
+    thread,
+    time::Duration,
+};
+
+use nvml_wrapper::Nvml;
+use serde::Serialize;
+
+use crate::libraries::Places;
+
+/// The file of the management library, which comes with the driver.
+pub(crate) const LIBRARY: &str = "libnvidia-ml.so.1";
+
+/// A driver that is stuck answers never; one that sleeps, after some seconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the driver tells.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Driver {
+    /// Where the management library is.
+    pub(crate) library: PathBuf,
+    /// Its version, such as `580.95.05`.
+    pub(crate) version: Option<String>,
+    /// The newest CUDA that it offers, such as `13.0`.
+    pub(crate) cuda: Option<String>,
+    pub(crate) gpus: Vec<Gpu>,
+}
+
+/// A GPU. What it does not tell is absent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Gpu {
+    pub(crate) ordinal: u32,
+    pub(crate) name: String,
+    pub(crate) uuid: Option<String>,
+    /// Major and minor.
+    pub(crate) compute_capability: Option<(i32, i32)>,
+    /// Bytes.
+    pub(crate) memory_total: Option<u64>,
+    /// Bytes that nobody uses.
+    pub(crate) memory_free: Option<u64>,
+    /// MHz, of the multiprocessors.
+    pub(crate) sm_clock: Option<Reading>,
+    /// MHz.
+    pub(crate) memory_clock: Option<Reading>,
+    /// Watts; the most is the limit that is in force.
+    pub(crate) power: Option<Reading>,
+    /// Degrees Celsius.
+    pub(crate) temperature: Option<u32>,
+    /// Why clocks are held down, if they are.
+    pub(crate) slowed_by: Vec<&'static str>,
+    /// Whether memory corrects its errors.
+    pub(crate) ecc: Option<bool>,
+    /// Errors that it could not correct since the driver was loaded.
+    pub(crate) uncorrected_errors: Option<u64>,
+    /// Whether it is divided into instances.
+    pub(crate) mig: Option<bool>,
+    /// Generation of PCI Express.
+    pub(crate) pcie_generation: Option<Reading>,
+    /// Lanes of PCI Express.
+    pub(crate) pcie_width: Option<Reading>,
+    /// Links to other GPUs that are up.
+    pub(crate) nvlinks: Option<u32>,
+}
+
+/// A number now, and the most it can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Reading {
+    pub(crate) now: u32,
+    pub(crate) most: Option<u32>,
+}
+
+/// Why there is nothing to tell.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoDriver {
+    #[error("there is no {LIBRARY}, which comes with NVIDIA's driver")]
+    NotFound,
+    #[error("{path} does not work: {why}", path = path.display())]
+    Refused { path: PathBuf, why: String },
+    #[error("{path} did not answer in {} seconds: the driver is stuck", PATIENCE.as_secs(), path = path.display())]
+    Silent { path: PathBuf },
+}
+
+/// Asks the driver for all it tells.
+pub(crate) fn ask(places: &Places) -> Result<Driver, NoDriver> {
+    let found = places.search().find(LIBRARY).ok_or(NoDriver::NotFound)?;
+    patiently(found.path, |path, nvml| Driver {
+        library: path.to_owned(),
+        ..read::driver(nvml)
+    })
+}
+
+/// How many GPUs there are; none without a driver that works, `None` where there is no way to ask.
+pub(crate) fn count() -> Option<usize> {
+    let found = Places::of_this_process().search().find(LIBRARY)?;
+    let counted = patiently(found.path, |_, nvml| nvml.device_count());
+    Some(counted.ok()?.map_or(0, |count| count as usize))
+}
+
+/// Bytes of memory of the GPU that has the least; `None` where there is none, or no way to ask.
+pub fn memory() -> Option<u64> {
+    let driver = ask(&Places::of_this_process()).ok()?;
+    driver.gpus.iter().filter_map(|gpu| gpu.memory_total).min()
+}
+
+/// Does something with the library on a thread of its own, and waits no longer than is sensible.
+fn patiently<T: Send + 'static>(
+    path: PathBuf,
+    ask: impl FnOnce(&Path, &Nvml) -> T + Send + 'static,
+) -> Result<T, NoDriver> {
+    let (answer, answered) = channel();
+    let library = path.clone();
+    thread::spawn(move || {
+        let told = Nvml::builder()
+            .lib_path(library.as_os_str())
+            .init()
+            .map(|nvml| ask(&library, &nvml))
+            .map_err(|error| error.to_string());
+        let _ = answer.send(told);
+    });
+    match answered.recv_timeout(PATIENCE) {
+        Ok(Ok(told)) => Ok(told),
+        Ok(Err(why)) => Err(NoDriver::Refused { path, why }),
+        Err(RecvTimeoutError::Timeout) => Err(NoDriver::Silent { path }),
+        Err(RecvTimeoutError::Disconnected) => {
+            let why = "asking it panicked".to_owned();
+            Err(NoDriver::Refused { path, why })
+        }
+    }
+}
