@@ -13,6 +13,12 @@ use crate::{
 
 const OP: Operator = Operator("transfer");
 
+#[cfg(feature = "cuda")]
+pub(crate) static SOURCE: Source = Source {
+    name: "transfer",
+    text: include_str!("transfer.cu"),
+};
+
 /// A copy of the elements as a tensor of the same shape, on the device that they are on.
 pub fn to_tensor(view: View<'_>) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
@@ -41,10 +47,6 @@ pub fn add(view: &mut ViewMut<'_>, tensor: &Tensor) -> Result<()> {
     OP.expect_shape("tensor", tensor.dims(), &shape)?;
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of_view(&view.as_view()) {
-        static SOURCE: Source = Source {
-            name: "transfer",
-            text: include_str!("transfer.cu"),
-        };
         const THREADS: usize = 256;
         let numbers = OP.numbers("tensor", tensor)?;
         let sum = OP.parameter_mut(&gpu, "view", view, DType::F32, &shape)?;

@@ -12,12 +12,12 @@ use crate::{
     sequences::Sequences,
 };
 
-static GENERAL: Source = Source {
+pub(crate) static GENERAL: Source = Source {
     name: "attention",
     text: concat!(include_str!("common.cuh"), include_str!("general.cu")),
 };
 
-static TENSOR_CORES: Source = Source {
+pub(crate) static TENSOR_CORES: Source = Source {
     name: "attention_tensor_cores",
     text: concat!(
         include_str!("../cuda/mma.cuh"),

@@ -18,7 +18,7 @@ mod memory;
 mod module;
 pub(crate) mod product;
 mod resident;
-mod rows;
+pub(crate) mod rows;
 mod words;
 
 pub(crate) use gpu::Gpu;

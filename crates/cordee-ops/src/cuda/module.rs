@@ -139,17 +139,7 @@ impl Gpu {
         definitions: &[(&'static str, usize)],
     ) -> Result<Arc<CudaModule>> {
         let modules = self.modules();
-        let mut options = vec![
-            format!("--gpu-architecture={}", modules.architecture),
-            "--std=c++17".to_owned(),
-        ];
-        if numbers == DType::Bf16 {
-            options.push("--define-macro=CORDEE_BF16".to_owned());
-        }
-        let macros = definitions
-            .iter()
-            .map(|(name, value)| format!("--define-macro={name}={value}"));
-        options.extend(macros);
+        let options = options(&modules.architecture, numbers, definitions);
         let text = format!("{PRELUDE}{}", source.text);
         let cached = modules.cache.as_ref().map(|dir| {
             let version = nvrtc_version();
@@ -182,6 +172,24 @@ impl Gpu {
                 )
             })
     }
+}
+
+/// What NVRTC is told.
+fn options(
+    architecture: &str,
+    numbers: DType,
+    definitions: &[(&'static str, usize)],
+) -> Vec<String> {
+    let mut options = vec![
+        format!("--gpu-architecture={architecture}"),
+        "--std=c++17".to_owned(),
+    ];
+    if numbers == DType::Bf16 {
+        options.push("--define-macro=CORDEE_BF16".to_owned());
+    }
+    let macros = definitions.iter();
+    options.extend(macros.map(|(name, value)| format!("--define-macro={name}={value}")));
+    options
 }
 
 /// Major and minor.
@@ -248,3 +256,7 @@ fn write_image(path: &Path, image: &[u8]) -> std::io::Result<()> {
     fs::write(&temporary, whole)?;
     fs::rename(&temporary, path)
 }
+
+#[cfg(test)]
+#[path = "module_tests.rs"]
+mod tests;

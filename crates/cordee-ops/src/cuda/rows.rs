@@ -151,7 +151,7 @@ impl Team {
     }
 }
 
-static SOURCE: Source = Source {
+pub(crate) static SOURCE: Source = Source {
     name: "cuda",
     text: include_str!("kernels.cu"),
 };

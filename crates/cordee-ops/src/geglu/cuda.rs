@@ -9,7 +9,7 @@ use crate::{
     gelu::Approximation,
 };
 
-static SOURCE: Source = Source {
+pub(crate) static SOURCE: Source = Source {
     name: "geglu",
     text: concat!(
         include_str!("../gelu/curve.cuh"),

@@ -8,7 +8,7 @@ use crate::{
     error::Result,
 };
 
-static SOURCE: Source = Source {
+pub(crate) static SOURCE: Source = Source {
     name: "gelu",
     text: concat!(include_str!("curve.cuh"), include_str!("kernels.cu")),
 };

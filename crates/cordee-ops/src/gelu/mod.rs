@@ -3,7 +3,7 @@
 
 mod cpu;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub(crate) mod cuda;
 pub(crate) mod curve;
 pub(crate) mod reference;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::{
     error::{OpError, Result},
 };
 
-static SOURCE: Source = Source {
+pub(crate) static SOURCE: Source = Source {
     name: "gradient_norm",
     text: include_str!("kernels.cu"),
 };

@@ -16,7 +16,7 @@ use crate::{
     matrix::Write,
 };
 
-static SOURCE: Source = Source {
+pub(crate) static SOURCE: Source = Source {
     name: "head",
     text: include_str!("kernels.cu"),
 };

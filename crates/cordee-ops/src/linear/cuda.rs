@@ -13,7 +13,7 @@ use crate::{
     matrix::Write,
 };
 
-static SOURCE: Source = Source {
+pub(crate) static SOURCE: Source = Source {
     name: "linear",
     text: include_str!("kernels.cu"),
 };

@@ -9,7 +9,7 @@ use crate::{
     error::Result,
 };
 
-static SOURCE: Source = Source {
+pub(crate) static SOURCE: Source = Source {
     name: "rms_norm",
     text: include_str!("kernels.cu"),
 };

@@ -10,7 +10,7 @@ use crate::{
     sequences::Sequences,
 };
 
-static SOURCE: Source = Source {
+pub(crate) static SOURCE: Source = Source {
     name: "rotary",
     text: include_str!("kernels.cu"),
 };

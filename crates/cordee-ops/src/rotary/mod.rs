@@ -3,7 +3,7 @@
 
 mod cpu;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub(crate) mod cuda;
 pub(crate) mod reference;
 mod table;
 #[cfg(test)]

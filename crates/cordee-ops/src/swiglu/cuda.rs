@@ -8,7 +8,7 @@ use crate::{
     error::Result,
 };
 
-static SOURCE: Source = Source {
+pub(crate) static SOURCE: Source = Source {
     name: "swiglu",
     text: include_str!("kernels.cu"),
 };

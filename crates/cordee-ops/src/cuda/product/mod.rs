@@ -2,7 +2,7 @@
 //! algorithm. Sums are f32 in either, never TF32.
 
 mod blas;
-mod plain;
+pub(crate) mod plain;
 #[cfg(test)]
 mod tests;
 

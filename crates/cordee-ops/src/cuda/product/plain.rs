@@ -10,7 +10,7 @@ use crate::{
     operand::Operator,
 };
 
-static SOURCE: Source = Source {
+pub(crate) static SOURCE: Source = Source {
     name: "product",
     text: include_str!("kernels.cu"),
 };
