@@ -60,7 +60,8 @@ impl Setting {
     /// The nearest number that weights and activations can be.
     fn round(&self, value: f64) -> f64 {
         match self.numbers {
-            DType::Bf16 => half::bf16::from_f64(value).to_f64(),
+            // Not from_f64, which leaves out the lower half of the number's bits.
+            DType::Bf16 => half::bf16::from_f32(value as f32).to_f64(),
             _ => f64::from(value as f32),
         }
     }
@@ -110,7 +111,7 @@ impl Setting {
             match dtype {
                 DType::Bf16 => {
                     for (to, &from) in host.as_mut_slice()?.iter_mut().zip(values) {
-                        *to = half::bf16::from_f64(from);
+                        *to = half::bf16::from_f32(from as f32);
                     }
                 }
                 DType::F32 => host.as_mut_slice()?.copy_from_slice(&single(values)),

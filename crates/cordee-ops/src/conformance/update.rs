@@ -43,6 +43,7 @@ fn three_steps(on: &Setting, count: usize) -> Result<Vec<Compared>> {
     let (shape, zeros) = ([count], vec![0.0; count]);
     let mut params = on.state(&normals("params", count), &shape)?;
     let (mut m, mut v) = (on.state(&zeros, &shape)?, on.state(&zeros, &shape)?);
+    let mut compute = on.parameter(&zeros, &shape)?;
     let scale = on.sum(0.25)?;
     for number in 1..=3 {
         let gradients = normals(&format!("gradients {number}"), count);
@@ -58,7 +59,7 @@ fn three_steps(on: &Setting, count: usize) -> Result<Vec<Compared>> {
             params: params.view_mut(),
             m: m.view_mut(),
             v: v.view_mut(),
-            compute: None,
+            compute: Some(compute.view_mut()),
         };
         let held = on.state(&gradients, &shape)?;
         adamw::step(state, held.view(), scale.view(), &hyper)?;
@@ -67,8 +68,10 @@ fn three_steps(on: &Setting, count: usize) -> Result<Vec<Compared>> {
         }
     }
     let column = |index: usize| expected.iter().map(|state| state[index]).collect();
+    let rounded = on.affine(params.values()?, 1.0, 0.0);
     Ok(vec![
         Compared::new("params", params.values()?, column(0)),
+        Compared::new("copy to compute with", compute.values()?, rounded),
         Compared::new("m", m.values()?, column(1)),
         Compared::new("v", v.values()?, column(2)),
     ])

@@ -64,3 +64,80 @@ pub(super) fn first_non_finite(gpu: &Gpu, values: View<'_>) -> Result<Option<usi
     let values = values.to_vec::<f32>().map_err(memory_error)?;
     Ok(cpu::first_non_finite(&values))
 }
+
+#[cfg(test)]
+mod tests {
+    use cordee_memory::Buffer;
+
+    use super::{super::first_non_finite, *};
+    use crate::{
+        GpuOptions,
+        adamw::{self, AdamW, State},
+    };
+
+    fn buffer<T: cordee_memory::Element>(gpu: &Gpu, values: &[T]) -> Buffer {
+        let mut host = Buffer::zeroed(T::DTYPE, values.len()).unwrap();
+        host.as_mut_slice().unwrap().copy_from_slice(values);
+        let mut buffer = gpu.zeroed(T::DTYPE, values.len()).unwrap();
+        buffer.copy_from_host(&host).unwrap();
+        buffer
+    }
+
+    #[test]
+    fn what_is_not_finite_is_found_and_changes_nothing() {
+        if Gpu::count() == 0 {
+            return;
+        }
+        const COUNT: usize = 40_003;
+        let gpu = Gpu::open(0, &GpuOptions::default()).unwrap();
+        for (at, bad) in [
+            (5, f32::NAN),
+            (33_000, f32::INFINITY),
+            (40_002, f32::NEG_INFINITY),
+        ] {
+            let mut values = vec![1.0_f32; COUNT];
+            let fine = buffer(&gpu, &values);
+            let fine = fine.view(0..COUNT, &[COUNT]).unwrap();
+            assert_eq!(first_non_finite(fine).unwrap(), None);
+            values[at] = bad;
+            let gradients = buffer(&gpu, &values);
+            let gradients = gradients.view(0..COUNT, &[COUNT]).unwrap();
+            assert_eq!(first_non_finite(gradients).unwrap(), Some(at));
+
+            let mut numbers = buffer(&gpu, &[7.0_f64, 7.0]);
+            let (sum, factor) = (0..1, 1..2);
+            let mut view = numbers.view_mut(sum.clone(), &[1]).unwrap();
+            sum_of_squares(&gpu, gradients, &mut view).unwrap();
+            let squares = numbers.view(sum, &[1]).unwrap().to_vec::<f64>().unwrap();
+            assert!(!squares[0].is_finite());
+            let squares = buffer(&gpu, &squares);
+            let squares = squares.view(0..1, &[1]).unwrap();
+            let mut view = numbers.view_mut(factor.clone(), &[1]).unwrap();
+            scale(&gpu, squares, [10.0, 1.0], &mut view).unwrap();
+
+            let mut state = [1.0_f32, 2.0, 3.0].map(|value| buffer(&gpu, &[value; COUNT]));
+            let [params, m, v] = &mut state;
+            let state_views = State {
+                params: params.view_mut(0..COUNT, &[COUNT]).unwrap(),
+                m: m.view_mut(0..COUNT, &[COUNT]).unwrap(),
+                v: v.view_mut(0..COUNT, &[COUNT]).unwrap(),
+                compute: None,
+            };
+            let hyper = AdamW {
+                lr: 0.1,
+                beta1: 0.9,
+                beta2: 0.95,
+                eps: 1e-8,
+                weight_decay: 0.1,
+                step: 1,
+            };
+            let factor = numbers.view(factor, &[1]).unwrap();
+            assert!(factor.to_vec::<f64>().unwrap()[0].is_nan());
+            adamw::step(state_views, gradients, factor, &hyper).unwrap();
+            for (buffer, value) in state.iter().zip([1.0_f32, 2.0, 3.0]) {
+                let found = buffer.view(0..COUNT, &[COUNT]).unwrap().to_vec::<f32>();
+                assert_eq!(found.unwrap(), vec![value; COUNT]);
+            }
+        }
+    }
+}

@@ -43,6 +43,8 @@ struct Head<'a> {
     losses: Resident,
     nll: Address,
     trained: u64,
+    /// Tokens whose logits there are at a time.
+    chunk: usize,
     n: usize,
     dim: usize,
     vocab: usize,
@@ -98,9 +100,12 @@ impl<'a> Head<'a> {
     ) -> Result<Self> {
         let numbers = OP.numbers("x", x)?;
         let words: Vec<u32> = (0..n)
-            .map(|index| match targets.counts(index) {
-                true => targets.tokens[index],
-                false => UNTRAINED,
+            .map(|index| {
+                if targets.counts(index) {
+                    targets.tokens[index]
+                } else {
+                    UNTRAINED
+                }
             })
             .collect();
         Ok(Self {
@@ -112,6 +117,7 @@ impl<'a> Head<'a> {
             losses: gpu.empty(OP, DType::F32, &[n])?,
             nll: OP.parameter_mut(gpu, "nll", nll, DType::F64, &[1])?,
             trained: targets.trained(),
+            chunk: chunks::gpu_tokens(n, vocab, numbers),
             n,
             dim,
             vocab,
@@ -121,11 +127,10 @@ impl<'a> Head<'a> {
     fn run(&self, gradients: Option<Gradients>) -> Result<()> {
         let (n, dim, vocab, numbers) = (self.n, self.dim, self.vocab, self.numbers);
         let stride = chunks::gpu_stride(vocab);
-        let longest = chunks::gpu_tokens(n, vocab, numbers);
-        let scratch = self.gpu.empty(OP, numbers, &[longest.min(n), stride])?;
+        let scratch = self.gpu.empty(OP, numbers, &[self.chunk.min(n), stride])?;
         let weight = Matrix::new(self.weight, numbers, [vocab, dim]);
-        for start in (0..n).step_by(longest) {
-            let chunk = start..(start + longest).min(n);
+        for start in (0..n).step_by(self.chunk) {
+            let chunk = start..(start + self.chunk).min(n);
             let rows = |whole: Address| {
                 let address = whole.plus(start * dim, numbers);
                 Matrix::new(address, numbers, [chunk.len(), dim])
@@ -191,6 +196,85 @@ impl<'a> Head<'a> {
         Losses {
             trained: self.trained,
             per_token: self.losses.into_tensor(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cordee_memory::Buffer;
+
+    use super::*;
+    use crate::{GpuOptions, testing::normals};
+
+    fn floats(gpu: &Gpu, name: &str, len: usize) -> Buffer {
+        let mut host = Buffer::zeroed(DType::F32, len).unwrap();
+        for (to, from) in host
+            .as_mut_slice::<f32>()
+            .unwrap()
+            .iter_mut()
+            .zip(normals(name, len))
+        {
+            *to = from as f32;
+        }
+        let mut buffer = gpu.zeroed(DType::F32, len).unwrap();
+        buffer.copy_from_host(&host).unwrap();
+        buffer
+    }
+
+    /// The sum of the losses, then losses, dx and dweight, with logits of `chunk` tokens at a time.
+    fn outcome(gpu: &Gpu, chunk: usize) -> Vec<f64> {
+        let [n, dim, vocab] = [300, 5, 37];
+        let (x, weight) = (
+            floats(gpu, "x", n * dim),
+            floats(gpu, "weight", vocab * dim),
+        );
+        let x = crate::transfer::to_tensor(x.view(0..n * dim, &[n, dim]).unwrap()).unwrap();
+        let tokens: Vec<u32> = (0..n).map(|index| (index % 41) as u32).collect();
+        let mask: Vec<u8> = tokens.iter().map(|&token| u8::from(token < 37)).collect();
+        let targets = Targets {
+            tokens: &tokens,
+            mask: Some(&mask),
+        };
+        let shape = [vocab, dim];
+        let mut nll = gpu.zeroed(DType::F64, 1).unwrap();
+        let mut dweight = floats(gpu, "held", vocab * dim);
+        let weight = weight.view(0..vocab * dim, &shape).unwrap();
+        let mut sum = nll.view_mut(0..1, &[1]).unwrap();
+        let mut head = Head::new(gpu, (&x, weight), &targets, &mut sum, [n, dim, vocab]).unwrap();
+        head.chunk = chunk;
+        let dx = gpu.empty(OP, DType::F32, &[n, dim]).unwrap();
+        let mut view = dweight.view_mut(0..vocab * dim, &shape).unwrap();
+        let address = OP.parameter_mut(gpu, "dweight", &mut view, DType::F32, &shape);
+        head.run(Some(Gradients {
+            dx: dx.address(),
+            dweight: address.unwrap(),
+        }))
+        .unwrap();
+        let losses = crate::transfer::to_vec(&head.finish().per_token).unwrap();
+        let dx = crate::transfer::to_vec(dx.tensor()).unwrap();
+        let dweight = view.as_view().to_vec::<f32>().unwrap();
+        let all = [losses, dx, dweight].concat().into_iter().map(f64::from);
+        let sum = nll.view(0..1, &[1]).unwrap().to_vec::<f64>().unwrap();
+        sum.into_iter().chain(all).collect()
+    }
+
+    #[test]
+    fn chunks_give_what_all_tokens_at_once_give() {
+        if Gpu::count() == 0 {
+            return;
+        }
+        let gpu = Gpu::open(0, &GpuOptions::default()).unwrap();
+        let whole = outcome(&gpu, 300);
+        for chunk in [1, 128, 299] {
+            let found = outcome(&gpu, chunk);
+            for (index, (found, whole)) in found.iter().zip(&whole).enumerate() {
+                let close = (found - whole).abs() <= 1e-5 * (1.0 + whole.abs());
+                assert!(
+                    close,
+                    "chunks of {chunk}: {index} is {found}, at once {whole}"
+                );
+            }
         }
     }
 }
