@@ -75,6 +75,8 @@ mod tests {
         adamw::{self, AdamW, State},
     };
 
+    const COUNT: usize = 40_003;
+
     fn buffer<T: cordee_memory::Element>(gpu: &Gpu, values: &[T]) -> Buffer {
         let mut host = Buffer::zeroed(T::DTYPE, values.len()).unwrap();
         host.as_mut_slice().unwrap().copy_from_slice(values);
@@ -88,7 +90,6 @@ mod tests {
         if Gpu::count() == 0 {
             return;
         }
-        const COUNT: usize = 40_003;
         let gpu = Gpu::open(0, &GpuOptions::default()).unwrap();
         for (at, bad) in [
             (5, f32::NAN),
@@ -115,7 +116,7 @@ mod tests {
             let mut view = numbers.view_mut(factor.clone(), &[1]).unwrap();
             scale(&gpu, squares, [10.0, 1.0], &mut view).unwrap();
 
-            let mut state = [1.0_f32, 2.0, 3.0].map(|value| buffer(&gpu, &[value; COUNT]));
+            let mut state = [1.0_f32, 2.0, 3.0].map(|value| buffer(&gpu, &vec![value; COUNT]));
             let [params, m, v] = &mut state;
             let state_views = State {
                 params: params.view_mut(0..COUNT, &[COUNT]).unwrap(),
