@@ -5,6 +5,8 @@ use std::iter;
 use candle_core::Tensor;
 use cordee_memory::DType;
 
+#[cfg(feature = "cudnn")]
+use super::cudnn;
 use super::{Attended, Gradients, Inputs, OP, Sizes};
 use crate::{
     cuda::{Arg, Gpu, Grid, Kernel, Resident, Source},
@@ -47,7 +49,7 @@ enum Implementation {
     TensorCores,
 }
 
-/// The one place where it is chosen.
+/// The one place where it is chosen, after cuDNN.
 fn implementation(gpu: &Gpu, operands: &[&Resident], sizes: &Sizes) -> Result<Implementation> {
     let aligned = |operand: &&Resident| {
         let address = operand.address().get();
@@ -183,6 +185,21 @@ impl<'a> Call<'a> {
         })
     }
 
+    /// The same for cuDNN, which comes first where it can.
+    #[cfg(feature = "cudnn")]
+    fn for_cudnn(&self, inputs: &'a Inputs<'a>) -> cudnn::Call<'_> {
+        cudnn::Call {
+            gpu: self.gpu,
+            sizes: self.sizes,
+            q: &self.q,
+            k: &self.k,
+            v: &self.v,
+            sequences: inputs.sequences,
+            window: inputs.window,
+            scale: inputs.scale,
+        }
+    }
+
     /// Elements from one token to the next of q, out and their gradients, and of k, v and theirs.
     fn strides(&self) -> (usize, usize) {
         let head_dim = self.sizes.head_dim;
@@ -243,6 +260,10 @@ fn of_tokens(bounds: &[u32]) -> Vec<u32> {
 
 pub(super) fn forward(gpu: &Gpu, inputs: &Inputs<'_>, sizes: &Sizes) -> Result<Attended> {
     let call = Call::read(gpu, inputs, sizes)?;
+    #[cfg(feature = "cudnn")]
+    if let Some(attended) = cudnn::forward(&call.for_cudnn(inputs))? {
+        return Ok(attended);
+    }
     let implementation = implementation(gpu, &[&call.q, &call.k, &call.v], sizes)?;
     let out = gpu.empty(OP, sizes.dtype, &sizes.queries())?;
     let lse = gpu.empty(OP, DType::F32, &sizes.lse())?;
@@ -265,6 +286,10 @@ pub(super) fn backward(
     let dout = OP.resident(gpu, "dout", dout, sizes.dtype, &sizes.queries())?;
     let out = OP.resident(gpu, "out", &attended.out, sizes.dtype, &sizes.queries())?;
     let lse = OP.resident(gpu, "lse", &attended.lse, DType::F32, &sizes.lse())?;
+    #[cfg(feature = "cudnn")]
+    if let Some(gradients) = cudnn::backward(&call.for_cudnn(inputs), &dout, &out, &lse)? {
+        return Ok(gradients);
+    }
     let implementation = implementation(gpu, &[&call.q, &call.k, &call.v, &dout], sizes)?;
     let delta = deltas(&call, implementation, &dout, &out)?;
     let dq = gpu.empty(OP, sizes.dtype, &sizes.queries())?;

@@ -14,6 +14,7 @@ mod backward;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+pub mod cudnn;
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;

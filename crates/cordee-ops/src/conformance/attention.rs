@@ -150,6 +150,26 @@ fn wide_heads() -> Vec<Case> {
             },
         ),
         case(
+            "3 rows of 128, 4 heads of 64 in 2 groups",
+            Call {
+                tokens: 384,
+                sequences: Sequences::Rows(128),
+                heads: 4,
+                head_dim: 64,
+                ..CALL
+            },
+        ),
+        case(
+            "window of 100, 2 rows of 256, 2 heads of 32",
+            Call {
+                tokens: 512,
+                sequences: Sequences::Rows(256),
+                window: Some(100),
+                head_dim: 32,
+                ..CALL
+            },
+        ),
+        case(
             "one row of 70, 2 heads of 160",
             Call {
                 tokens: 70,

@@ -33,6 +33,7 @@ fn sources() -> Vec<(&'static Source, &'static [Variant], &'static [DType])> {
             heads_of_tensor_cores,
             &[DType::Bf16],
         ),
+        (&attention::cudnn::SOURCE, PLAIN, &[DType::F32]),
         (&cuda::product::plain::SOURCE, PLAIN, BOTH),
         (&cuda::rows::SOURCE, PLAIN, BOTH),
         (&embedding::cuda::SOURCE, OF_ROWS, BOTH),
