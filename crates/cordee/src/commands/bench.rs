@@ -225,6 +225,8 @@ impl Measured<'_> {
             "mfu": self.utilization(),
             "peak_rss_mb": largest,
             "peak_rss_mb_sum": all,
+            "gpu": report.gpu,
+            "peak_gpu_mb": report.gpu.as_ref().map(|gpu| gpu.peak_bytes >> 20),
             "first_loss": report.first_loss,
             "last_loss": report.last_loss,
             "parts": report.parts,
@@ -289,7 +291,24 @@ impl Measured<'_> {
                 format!("{:.4} to {:.4}", report.first_loss, report.last_loss),
             ),
         ];
-        let step = report.step_s.iter().sum::<f64>() / report.step_s.len() as f64;
+        if let Some(gpu) = &report.gpu {
+            let mebibytes = |bytes: u64| bytes >> 20;
+            lines.insert(
+                lines.len() - 1,
+                (
+                    "GPU memory",
+                    format!(
+                        "{} MiB at most, {} MiB reserved, {} MiB more after the warm-up; {}",
+                        mebibytes(gpu.peak_bytes),
+                        mebibytes(gpu.reserved_bytes),
+                        mebibytes(gpu.reserved_growth_bytes),
+                        gpu.name
+                    ),
+                ),
+            );
+        }
+        // Of the steps whose parts were timed, which a GPU does apart from those that are measured.
+        let step = report.parts.iter().map(|part| part.seconds).sum::<f64>();
         lines.extend(report.parts.iter().map(|part| {
             let pass = part.pass.as_deref().unwrap_or("");
             let text = format!(
