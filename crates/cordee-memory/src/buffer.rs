@@ -112,13 +112,11 @@ impl Buffer {
     pub fn copy_from_host(&mut self, source: &Self) -> Result<()> {
         self.expect_like(source)?;
         let bytes = source.as_bytes()?;
-        match &self.memory {
-            Memory::Device(memory) => memory.write(0, bytes),
-            _ => {
-                self.as_mut_bytes()?.copy_from_slice(bytes);
-                Ok(())
-            }
+        if let Memory::Device(memory) = &self.memory {
+            return memory.write(0, bytes);
         }
+        self.as_mut_bytes()?.copy_from_slice(bytes);
+        Ok(())
     }
 
     /// Checks that another buffer has the same type and length.

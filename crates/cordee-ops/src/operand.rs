@@ -109,7 +109,7 @@ impl Operator {
         self,
         operand: &'static str,
         found: DType,
-        source: MemoryError,
+        source: &MemoryError,
     ) -> OpError {
         match source {
             MemoryError::Place { .. } => OpError::Device {
@@ -217,7 +217,7 @@ impl Operator {
         self.expect_shape(name, view.shape(), shape)?;
         let dtype = view.dtype();
         view.as_slice()
-            .map_err(|source| self.memory_error::<T>(name, dtype, source))
+            .map_err(|source| self.memory_error::<T>(name, dtype, &source))
     }
 
     /// A parameter's gradient of the given shape.
@@ -230,7 +230,7 @@ impl Operator {
         self.expect_shape(name, view.shape(), shape)?;
         let dtype = view.dtype();
         view.as_mut_slice()
-            .map_err(|source| self.memory_error::<T>(name, dtype, source))
+            .map_err(|source| self.memory_error::<T>(name, dtype, &source))
     }
 
     /// A new tensor that takes `elements` over without a copy.

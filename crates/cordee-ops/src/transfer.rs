@@ -29,15 +29,16 @@ pub fn to_tensor(view: View<'_>) -> Result<Tensor> {
         gpu.copy(OP, source, &copy, view.len() * dtype.size_in_bytes())?;
         return Ok(copy.into_tensor());
     }
-    fn copy<T: Element + WithDType>(view: View<'_>) -> Result<Tensor> {
-        let elements = view.as_slice::<T>().map_err(memory_error)?;
-        Tensor::from_slice(elements, view.shape(), &TensorDevice::Cpu).map_err(tensor_error)
-    }
     match view.dtype() {
-        DType::Bf16 => copy::<half::bf16>(view),
-        DType::F32 => copy::<f32>(view),
-        DType::F64 => copy::<f64>(view),
+        DType::Bf16 => copied::<half::bf16>(view),
+        DType::F32 => copied::<f32>(view),
+        DType::F64 => copied::<f64>(view),
     }
+}
+
+fn copied<T: Element + WithDType>(view: View<'_>) -> Result<Tensor> {
+    let elements = view.as_slice::<T>().map_err(memory_error)?;
+    Tensor::from_slice(elements, view.shape(), &TensorDevice::Cpu).map_err(tensor_error)
 }
 
 /// Adds a tensor to memory of the same shape, on the device that both are on. The memory of a GPU
@@ -58,22 +59,23 @@ pub fn add(view: &mut ViewMut<'_>, tensor: &Tensor) -> Result<()> {
         // SAFETY: two arrays of `count` elements, and a thread for each.
         return unsafe { kernel.launch(grid, &args) };
     }
-    fn add<T: Element + WithDType>(view: &mut ViewMut<'_>, tensor: &Tensor) -> Result<()> {
-        let summands = tensor
-            .flatten_all()
-            .and_then(|tensor| tensor.to_vec1::<T>());
-        let summands = summands.map_err(tensor_error)?;
-        let sums = view.as_mut_slice::<T>().map_err(memory_error)?;
-        for (sum, summand) in sums.iter_mut().zip(summands) {
-            *sum += summand;
-        }
-        Ok(())
-    }
     match view.dtype() {
-        DType::Bf16 => add::<half::bf16>(view, tensor),
-        DType::F32 => add::<f32>(view, tensor),
-        DType::F64 => add::<f64>(view, tensor),
+        DType::Bf16 => add_on_host::<half::bf16>(view, tensor),
+        DType::F32 => add_on_host::<f32>(view, tensor),
+        DType::F64 => add_on_host::<f64>(view, tensor),
     }
+}
+
+fn add_on_host<T: Element + WithDType>(view: &mut ViewMut<'_>, tensor: &Tensor) -> Result<()> {
+    let summands = tensor
+        .flatten_all()
+        .and_then(|tensor| tensor.to_vec1::<T>());
+    let summands = summands.map_err(tensor_error)?;
+    let sums = view.as_mut_slice::<T>().map_err(memory_error)?;
+    for (sum, summand) in sums.iter_mut().zip(summands) {
+        *sum += summand;
+    }
+    Ok(())
 }
 
 /// The elements of a tensor of any shape, wherever it is. Waits for the device, if it is on one.

@@ -4,6 +4,7 @@ use cordee_config::{ModelConfig, Recompute};
 use cordee_data::Source;
 use cordee_memory::DType;
 use cordee_model::Model;
+use cordee_ops::attention::cudnn::{self, Status};
 use cordee_protocol::Banner;
 
 use crate::Run;
@@ -81,9 +82,11 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
         ("run", run.run_dir.display().to_string()),
         ("start", start(run, first_step)),
     ];
+    let attention = attention(run).map(|text| ("attention", text));
     Banner {
         lines: lines
             .into_iter()
+            .chain(attention)
             .map(|(label, text)| (label.to_owned(), text))
             .collect(),
         first_step,
@@ -116,6 +119,23 @@ fn ranks(run: &Run<'_>) -> String {
             gpu.multiprocessors
         ),
     }
+}
+
+/// Whose attention a GPU computes with; there is one on the host.
+fn attention(run: &Run<'_>) -> Option<String> {
+    run.compute.device.facts()?;
+    let head_dim = run.plan.config.model.head_dim();
+    let own = match (run.compute.numbers, head_dim) {
+        (DType::Bf16, 64 | 128) => "cordee's kernels on tensor cores",
+        _ => "cordee's kernels on ordinary cores",
+    };
+    Some(match (cudnn::status(), run.compute.numbers) {
+        (Status::Available { version, .. }, DType::Bf16) => {
+            format!("cuDNN {version} for the calls that it takes, else {own}")
+        }
+        (Status::Available { .. }, _) => format!("{own}: cuDNN has none in f32"),
+        (Status::Unavailable { reason, .. }, _) => format!("{own}: cuDNN: {reason}"),
+    })
 }
 
 /// How often the whole run reads its data.

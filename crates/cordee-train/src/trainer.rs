@@ -15,6 +15,7 @@ use cordee_config::Plan;
 use cordee_data::{BatchShape, Corpus, Loader, Prefetch, Validation, samples_for};
 use cordee_metrics::{Event, EventKind, Recorder};
 use cordee_model::{Model, weights};
+use cordee_ops::attention::cudnn;
 use cordee_protocol::{Summary, WorkerMessage};
 
 use crate::{
@@ -115,7 +116,8 @@ impl<'a> Trainer<'a> {
         match (run.resume, &config.model.init_from) {
             (Some(path), _) => check_origin(path, &restore(path, state)?, run)?,
             (None, Some(dir)) => {
-                state.fill_parameters(|layout, buffer| weights::load(dir, model, layout, buffer))?
+                state
+                    .fill_parameters(|layout, buffer| weights::load(dir, model, layout, buffer))?;
             }
             (None, None) => state.fill_parameters(|layout, buffer| {
                 model.initialise(layout, buffer, config.train.seed)
@@ -237,6 +239,9 @@ impl<'a> Trainer<'a> {
         }
         loop {
             let stop = self.step()?;
+            if self.learner.state.step == self.first_step + 1 {
+                self.tell_refusals();
+            }
             let (step, last) = (
                 self.learner.state.step,
                 self.learner.state.step >= self.run.last_step,
@@ -250,6 +255,15 @@ impl<'a> Trainer<'a> {
             }
             if stop || last {
                 return Ok(stop && !last);
+            }
+        }
+    }
+
+    /// Tells what cuDNN would not compute, which is known once everything ran.
+    fn tell_refusals(&mut self) {
+        if self.learner.group.rank() == 0 {
+            for refusal in cudnn::refusals() {
+                self.warn(format!("attention by cordee's own kernel: {refusal}"));
             }
         }
     }

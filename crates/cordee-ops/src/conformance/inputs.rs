@@ -46,7 +46,7 @@ impl Held {
         let read = match view.dtype() {
             DType::Bf16 => view
                 .to_vec::<half::bf16>()
-                .map(|values| values.into_iter().map(|value| value.to_f64()).collect()),
+                .map(|values| values.into_iter().map(half::bf16::to_f64).collect()),
             DType::F32 => view
                 .to_vec::<f32>()
                 .map(|values| values.into_iter().map(f64::from).collect()),

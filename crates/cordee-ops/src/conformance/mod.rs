@@ -63,6 +63,9 @@ impl Bounds {
     }
 }
 
+/// Computes both ways in a setting.
+type Compute = dyn Fn(&Setting) -> Result<Vec<Compared>> + Send + Sync;
+
 /// One call of an operator that is compared with its reference.
 pub struct Case {
     /// Name of the operator.
@@ -70,7 +73,7 @@ pub struct Case {
     /// What is particular: sizes, masks, the kind of the operator.
     pub name: &'static str,
     bounds: Bounds,
-    compute: Box<dyn Fn(&Setting) -> Result<Vec<Compared>> + Send + Sync>,
+    compute: Box<Compute>,
 }
 
 /// How far one result of a case is from the reference.

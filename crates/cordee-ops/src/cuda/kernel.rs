@@ -108,14 +108,14 @@ impl Kernel {
             return Ok(());
         }
         assert!(
-            x <= i32::MAX as usize && y <= MOST_BLOCKS && z <= MOST_BLOCKS,
+            i32::try_from(x).is_ok() && y <= MOST_BLOCKS && z <= MOST_BLOCKS,
             "{}: a grid of {x} x {y} x {z} blocks is more than a GPU takes",
             self.op.0
         );
         let mut slots: Vec<u64> = args.iter().map(|arg| arg.0).collect();
         let mut parameters: Vec<*mut c_void> = slots
             .iter_mut()
-            .map(|slot| (slot as *mut u64).cast())
+            .map(|slot| std::ptr::from_mut(slot).cast())
             .collect();
         self.gpu.bind(self.op)?;
         // SAFETY: the slots outlive the call, which copies them; the rest is the caller's word.
