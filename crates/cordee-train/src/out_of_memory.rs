@@ -1,6 +1,6 @@
 //! What to say when a GPU has no room: what was asked for, what is held for what, what to change.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use cordee_config::Plan;
 use cordee_model::ModelError;
@@ -52,29 +52,48 @@ impl fmt::Display for OutOfMemory {
         let ((rows, len), plan) = (self.shape, &self.plan);
         write!(
             formatter,
-            "out of GPU memory {}, micro-batches of {rows} x {len} tokens: {}. By the plan, of {}: ",
-            self.when,
-            self.source,
-            size(plan.peak())
+            "out of GPU memory {}, micro-batches of {rows} x {len} tokens",
+            self.when
         )?;
-        let categories = [
+        match self.source {
+            OpError::OutOfMemory {
+                op,
+                bytes,
+                free,
+                total,
+                held,
+            } => write!(
+                formatter,
+                "\n{op} asked for {}: of {} there are {} free and {} held by this process",
+                size(bytes as u64),
+                size(total as u64),
+                size(free as u64),
+                size(held as u64)
+            ),
+            ref other => write!(formatter, "\n{other}"),
+        }?;
+        let head = plan.head + plan.logits;
+        let moment = if plan.block > head {
+            ("a block's backward", plan.block)
+        } else {
+            ("the head", head)
+        };
+        let mut categories = [
             ("weights", plan.weights),
             ("gradients", plan.gradients),
             ("moments", plan.first_moment + plan.second_moment),
             ("activations", plan.activations),
-            ("a block's backward", plan.block),
-            ("the head", plan.head + plan.logits),
+            moment,
+            ("libraries", plan.program),
         ];
-        let mut text = String::new();
-        for (name, bytes) in categories {
-            let _ = write!(
-                text,
-                "{}{name} {}",
-                if text.is_empty() { "" } else { ", " },
-                size(bytes)
-            );
-        }
-        formatter.write_str(&text)
+        categories.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        let categories = categories.map(|(name, bytes)| format!("{name} {}", size(bytes)));
+        write!(
+            formatter,
+            "\nby the plan it needs {}: {}",
+            size(plan.peak()),
+            categories.join(", ")
+        )
     }
 }
 
@@ -172,21 +191,20 @@ mod tests {
         };
         let error = circumstances.explain(ModelError::Op(source).into());
         let text = error.to_string();
-        assert!(
-            text.starts_with(
-                "out of GPU memory in step 3, micro-batches of 32 x 1024 tokens: head: "
-            ),
-            "{text}"
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[..2],
+            [
+                "out of GPU memory in step 3, micro-batches of 32 x 1024 tokens",
+                "head asked for 256 MiB: of 80.00 GiB there are 1 MiB free and 79.00 GiB held by \
+                 this process",
+            ]
         );
-        for category in [
-            "weights ",
-            "gradients ",
-            "moments ",
-            "activations ",
-            "the head ",
-        ] {
-            assert!(text.contains(category), "{category}: {text}");
-        }
+        // The largest first.
+        assert!(lines[2].starts_with("by the plan it needs "), "{text}");
+        let places = ["the head ", "activations ", "moments ", "gradients "];
+        let places = places.map(|category| lines[2].find(category).unwrap());
+        assert!(places.is_sorted(), "{text}");
         let hint = error.hint().unwrap().into_owned();
         let expected = [
             "--set train.recompute=\"light\"",

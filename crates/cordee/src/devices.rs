@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use cordee_config::{ComputePrecision, DeviceChoice, DeviceKind, Loaded, Machine, Plan};
 use cordee_protocol::ExitCode;
 
-use crate::{failure::Failure, gpus};
+use crate::{failure::Failure, gpus, libraries::Places};
 
 /// Lists the devices instead of looking for them: names separated by commas, such as `cpu,cpu`.
 pub(crate) const DEVICES: &str = "CORDEE_DEVICES";
@@ -46,6 +46,14 @@ pub(crate) fn device(
     }
     seen.check(seen.device, workers)?;
     Ok(seen.device)
+}
+
+/// What is kept of the GPUs that a run could compute on: their driver and what they were like.
+pub(crate) fn record(device: DeviceKind) -> Option<gpus::Driver> {
+    match device {
+        DeviceKind::Cpu => None,
+        DeviceKind::Cuda => gpus::ask(&Places::of_this_process()).ok(),
+    }
 }
 
 /// What there is to compute on.

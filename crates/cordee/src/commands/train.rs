@@ -185,6 +185,8 @@ fn environment(plan: &Plan, attempt: usize) -> anyhow::Result<String> {
         "attempt": attempt,
         "ranks": plan.world_size,
         "threads_per_rank": plan.config.parallel.threads.unwrap_or(threads_per_rank(plan.world_size)),
+        "device": plan.device,
+        "gpus": devices::record(plan.device),
         "started": jiff::Zoned::now().to_string(),
         "command": env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect::<Vec<_>>(),
     });
