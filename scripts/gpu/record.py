@@ -39,7 +39,7 @@ class Part:
         self.started = time.monotonic()
         self.told["started"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         # Kernels are compiled once for all parts. A home that cannot be written must not matter.
-        cache = os.environ.get("KIT_CACHE") or str(root / "cache")
+        cache = os.path.abspath(os.environ.get("KIT_CACHE") or root / "cache")
         self.environment = {**os.environ, "XDG_CACHE_HOME": cache, "TORCHINDUCTOR_CACHE_DIR": cache + "/torch", "NO_COLOR": "1"}
         self.write()
 

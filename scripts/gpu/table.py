@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 PEAK = 989.4e12
+# Of what failed in a part; its JSON has all.
+MOST = 4
 BENCHES = ("bench-124m", "bench-0.5b", "bench-1.5b", "bench-1.2b", "bench-tiny")
 SIDES = (("cordee", "cordee"), ("peer", "PyTorch, compiled"), ("peer-chunked", "PyTorch, compiled, loss in 8 chunks"))
 CONVENTION = """MFU is model FLOP/s over 989.4 TFLOP/s, dense bf16 of an H100 SXM. Of each token a step takes
@@ -86,6 +88,8 @@ def details(told):
     """What failed, and where results were compared with bounds, how near they came."""
     found = [f"{name}: {record.get('why') or 'exit ' + str(record['exit'])}" for name, record in told["commands"].items() if record["exit"] != 0]
     found += [f"no: {name}" for name, check in told["checks"].items() if not check["passed"]]
+    if len(found) > MOST:
+        found[MOST:] = [f"and {len(found) - MOST} more"]
     if "fault" in told:
         found.append(told["fault"])
     nearest = []

@@ -78,12 +78,7 @@ impl Seen {
                 return Ok(seen);
             }
         }
-        let gpus = || match gpus::count() {
-            Ok(count) => Ok(count.map(|count| visible(env::var_os(VISIBLE), count))),
-            Err(why) => Err(Failure::new(ExitCode::Environment, why).with_hint(
-                "`cordee doctor` tells more; parallel.device = \"cpu\" does without the GPUs",
-            )),
-        };
+        let gpus = || gpus::count().map(|count| visible(env::var_os(VISIBLE), count));
         let cpu = Self {
             device: DeviceKind::Cpu,
             count: None,
@@ -95,9 +90,8 @@ impl Seen {
             listed: false,
         };
         Ok(match choice {
-            // The user knows that there are some; what is wrong with them the worker will tell.
-            DeviceChoice::Cuda => cuda(gpus().unwrap_or(None)),
-            DeviceChoice::Auto if HAS_CUDA => match gpus()? {
+            DeviceChoice::Cuda => cuda(gpus()),
+            DeviceChoice::Auto if HAS_CUDA => match gpus() {
                 None | Some(0) => cpu,
                 count => cuda(count),
             },

@@ -207,8 +207,7 @@ impl Console {
         } else if looks_like_error(&plain) {
             self.repeats.is_new(rank, &key(&plain))
         } else {
-            // The lines of a failure come here too, after the message that was shown whole.
-            rank == 0 && !self.repeats.was_said_beside(&key(&plain))
+            rank == 0
         };
         if !shown {
             return;

@@ -85,6 +85,7 @@ fn a_run_on_gpus_is_planned_anywhere() {
 
 /// Whether this machine has what a CUDA build needs, or what stands in for it; in CI it must.
 #[cfg(feature = "cuda")]
+#[expect(clippy::print_stderr, reason = "what is skipped is to be seen")]
 fn has_cuda(fixture: &Fixture) -> bool {
     let report = fixture.run(&["doctor", "--json"]).stdout;
     let report: Value = serde_json::from_str(&report).unwrap();
