@@ -78,7 +78,12 @@ impl Seen {
                 return Ok(seen);
             }
         }
-        let gpus = || gpus::count().map(|count| visible(env::var_os(VISIBLE), count));
+        let gpus = || match gpus::count() {
+            Ok(count) => Ok(count.map(|count| visible(env::var_os(VISIBLE), count))),
+            Err(why) => Err(Failure::new(ExitCode::Environment, why).with_hint(
+                "`cordee doctor` tells more; parallel.device = \"cpu\" does without the GPUs",
+            )),
+        };
         let cpu = Self {
             device: DeviceKind::Cpu,
             count: None,
@@ -90,8 +95,9 @@ impl Seen {
             listed: false,
         };
         Ok(match choice {
-            DeviceChoice::Cuda => cuda(gpus()),
-            DeviceChoice::Auto if HAS_CUDA => match gpus() {
+            // The user knows that there are some; what is wrong with them the worker will tell.
+            DeviceChoice::Cuda => cuda(gpus().unwrap_or(None)),
+            DeviceChoice::Auto if HAS_CUDA => match gpus()? {
                 None | Some(0) => cpu,
                 count => cuda(count),
             },

@@ -207,7 +207,8 @@ impl Console {
         } else if looks_like_error(&plain) {
             self.repeats.is_new(rank, &key(&plain))
         } else {
-            rank == 0
+            // The lines of a failure come here too, after the message that was shown whole.
+            rank == 0 && !self.repeats.was_said_beside(&key(&plain))
         };
         if !shown {
             return;

@@ -33,6 +33,12 @@ impl Repeats {
         self.note(rank, text, true)
     }
 
+    /// Whether this was said along with something else.
+    pub(super) fn was_said_beside(&self, text: &str) -> bool {
+        let mut said = self.said.iter();
+        !text.is_empty() && said.any(|said| said.secondary && said.text == text)
+    }
+
     fn note(&mut self, rank: usize, text: &str, secondary: bool) -> bool {
         if let Some(said) = self.said.iter_mut().find(|said| said.text == text) {
             if rank != said.first {

@@ -266,6 +266,30 @@ fn nothing_still_means_warnings_and_errors() {
 }
 
 #[test]
+fn the_lines_of_a_failure_are_said_once() {
+    let (mut console, people, _) = console(Show::Plain);
+    let failure = samples::failure(0, "no room\nhead asked for 2 GiB\nby the plan: 3 GiB");
+    console.message(0, &WorkerMessage::Failed(failure));
+    for line in [
+        "error: no room",
+        "  head asked for 2 GiB",
+        "  by the plan: 3 GiB",
+        "",
+        "bye",
+    ] {
+        console.log_line(0, line);
+    }
+    console.finish();
+    assert_snapshot!(people.text(), @r"
+    error: rank 0: no room
+      head asked for 2 GiB
+      by the plan: 3 GiB
+
+    bye
+    ");
+}
+
+#[test]
 fn what_many_ranks_fail_with_is_said_once_whichever_way_it_comes() {
     let (mut console, people, _) = console(Show::Plain);
     console.log_line(3, "\u{1b}[31merror\u{1b}[0m: data/text.txt is gone");

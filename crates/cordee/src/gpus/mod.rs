@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use nvml_wrapper::Nvml;
+use nvml_wrapper::{Nvml, error::NvmlError};
 use serde::Serialize;
 
 use crate::libraries::Places;
@@ -81,6 +81,8 @@ pub(crate) struct Reading {
 pub(crate) enum NoDriver {
     #[error("there is no {LIBRARY}, which comes with NVIDIA's driver")]
     NotFound,
+    #[error("the driver is not loaded, says {path}: this machine has no GPU, or the driver does not fit the kernel", path = path.display())]
+    NotLoaded { path: PathBuf },
     #[error("{path} does not work: {why}", path = path.display())]
     Refused { path: PathBuf, why: String },
     #[error("{path} did not answer in {} seconds: the driver is stuck", PATIENCE.as_secs(), path = path.display())]
@@ -96,11 +98,23 @@ pub(crate) fn ask(places: &Places) -> Result<Driver, NoDriver> {
     })
 }
 
-/// How many GPUs there are; none without a driver that works, `None` where there is no way to ask.
-pub(crate) fn count() -> Option<usize> {
-    let found = Places::of_this_process().search().find(LIBRARY)?;
-    let counted = patiently(found.path, |_, nvml| nvml.device_count());
-    Some(counted.ok()?.map_or(0, |count| count as usize))
+/// How many GPUs there are; `None` where there is no way to ask. An error where there are some,
+/// perhaps, and the driver does not work.
+pub(crate) fn count() -> Result<Option<usize>, NoDriver> {
+    let Some(found) = Places::of_this_process().search().find(LIBRARY) else {
+        return Ok(None);
+    };
+    let path = found.path.clone();
+    match patiently(found.path, |_, nvml| nvml.device_count()) {
+        Ok(Ok(count)) => Ok(Some(count as usize)),
+        Ok(Err(error)) => Err(NoDriver::Refused {
+            path,
+            why: error.to_string(),
+        }),
+        // As on login nodes, which have the files and no GPU.
+        Err(NoDriver::NotLoaded { .. }) => Ok(Some(0)),
+        Err(other) => Err(other),
+    }
 }
 
 /// Bytes of memory of the GPU that has the least; `None` where there is none, or no way to ask.
@@ -121,12 +135,18 @@ fn patiently<T: Send + 'static>(
             .lib_path(library.as_os_str())
             .init()
             .map(|nvml| ask(&library, &nvml))
-            .map_err(|error| error.to_string());
+            .map_err(|error| match error {
+                NvmlError::DriverNotLoaded => NoDriver::NotLoaded { path: library },
+                other => NoDriver::Refused {
+                    path: library,
+                    why: other.to_string(),
+                },
+            });
         let _ = answer.send(told);
     });
     match answered.recv_timeout(PATIENCE) {
         Ok(Ok(told)) => Ok(told),
-        Ok(Err(why)) => Err(NoDriver::Refused { path, why }),
+        Ok(Err(why)) => Err(why),
         Err(RecvTimeoutError::Timeout) => Err(NoDriver::Silent { path }),
         Err(RecvTimeoutError::Disconnected) => {
             let why = "asking it panicked".to_owned();

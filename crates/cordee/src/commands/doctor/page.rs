@@ -57,7 +57,7 @@ fn machine(page: &mut String, machine: &Machine) {
 fn driver(page: &mut String, driver: &Driver) {
     page.push_str("\nGPUs\n");
     match driver {
-        Driver::Missing { why } => line(page, "not asked", why),
+        Driver::Missing { why } => line(page, "not known", why),
         Driver::Works(driver) => {
             let known =
                 |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
