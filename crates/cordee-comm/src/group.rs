@@ -15,6 +15,11 @@ use crate::Result;
 ///
 /// A group can move to a thread of its own. A bucket of gradients that is reduced there while
 /// others are still being written is a [`Buffer`] of its own, sent along and back.
+///
+/// Buffers of the host are done with when a call returns. On buffers of a device calls begin work on a
+/// queue beside the one that computes, after what that was given before, and return: what the device
+/// is given later may use the result after a [`fence`](Self::fence), and errors of the work come out
+/// of [`wait`](Self::wait).
 pub trait ProcessGroup: Send {
     /// Which of the ranks this is, from 0.
     fn rank(&self) -> usize;
@@ -40,6 +45,17 @@ pub trait ProcessGroup: Send {
 
     /// Puts `range` of the buffer of rank `root` into all other ranks' buffers.
     fn broadcast(&mut self, buffer: &mut Buffer, range: Range<usize>, root: usize) -> Result<()>;
+
+    /// What was begun on buffers of a device comes before whatever that is given to compute from now
+    /// on. Does not wait.
+    fn fence(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Returns once what was begun on buffers of a device is done, or an error by the deadline.
+    fn wait(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// Returns once every rank has called it.
     fn barrier(&mut self) -> Result<()>;

@@ -1,7 +1,7 @@
 //! What memory of a device must offer to lie behind a [`Buffer`](crate::Buffer). Whoever knows the
 //! device implements it; nothing here does.
 
-use std::{any::Any, fmt, ops::Range};
+use std::{any::Any, ffi::c_void, fmt, ops::Range, ptr::NonNull};
 
 use crate::Result;
 
@@ -24,6 +24,22 @@ pub trait DeviceMemory: fmt::Debug + Send + Sync {
 
     /// The memory as what it is, so that the device's own code recognises it.
     fn as_any(&self) -> &dyn Any;
+}
+
+/// A queue of work beside the one on which a device computes, for what need not wait in that: what
+/// ranks send to each other.
+pub trait DeviceQueue: fmt::Debug + Send {
+    /// The queue as libraries of the device know it, of CUDA a `CUstream`. It lives as long as `self`.
+    fn pointer(&self) -> NonNull<c_void>;
+
+    /// What is begun here from now on comes after what the device was given to compute so far.
+    fn follow(&self) -> Result<()>;
+
+    /// What the device is given to compute from now on comes after what was begun here so far.
+    fn lead(&self) -> Result<()>;
+
+    /// Whether all that was begun here is done. Does not wait.
+    fn is_done(&self) -> Result<bool>;
 }
 
 /// Some bytes of a device's memory, lent.

@@ -19,7 +19,7 @@ mod shared;
 mod view;
 
 pub use buffer::Buffer;
-pub use device::{DeviceMemory, DeviceRange};
+pub use device::{DeviceMemory, DeviceQueue, DeviceRange};
 pub use dtype::{DType, Element};
 pub use error::MemoryError;
 pub use layout::{Layout, Slot};
