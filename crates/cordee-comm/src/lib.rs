@@ -7,12 +7,14 @@
 //! to give up on a run: it returns errors that name the rank to look at.
 
 mod call;
+mod emulated_link;
 mod error;
 mod group;
 mod shard;
 mod shared_memory;
 
 pub use call::{Call, Operation, Place};
+pub use emulated_link::EmulatedLink;
 pub use error::CommError;
 pub use group::ProcessGroup;
 pub use shard::shard_range;
