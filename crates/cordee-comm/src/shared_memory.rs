@@ -193,11 +193,14 @@ impl SharedMemoryGroup {
                     world_size,
                 });
             }
-            buffer.pointer().map_err(|source| CommError::Memory {
-                rank,
-                call: Box::new(call.clone()),
-                source,
-            })?;
+            // Of a rank that is alone nobody reaches the buffer, which may be a device's.
+            if group.peers.is_some() {
+                buffer.pointer().map_err(|source| CommError::Memory {
+                    rank,
+                    call: Box::new(call.clone()),
+                    source,
+                })?;
+            }
             work(group, call, buffer)
         })
     }
