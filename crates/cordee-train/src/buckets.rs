@@ -216,8 +216,8 @@ mod tests {
         ];
         assert_eq!(segments(false, 1), each);
         assert_eq!(segments(false, 1 << 30), [(0, 0..1), (1, 1..39)]);
-        // A tied head is a norm, which fills no bucket.
-        let pairs = [(0, 0..1), (1, 1..10), (2, 10..28), (4, 28..38)];
+        // A tied head is a norm, which fills no bucket; a block has a little more than 160 KiB.
+        let pairs = [(0, 0..1), (1, 1..19), (3, 19..38)];
         assert_eq!(segments(true, 200 << 10), pairs);
     }
 }
