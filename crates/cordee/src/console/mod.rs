@@ -138,6 +138,7 @@ impl Console {
             WorkerMessage::Warning { .. }
             | WorkerMessage::Failed(_)
             | WorkerMessage::Bench(_)
+            | WorkerMessage::Collective(_)
             | WorkerMessage::Trace(_)
             | WorkerMessage::Operators(_) => {
                 return;
