@@ -197,8 +197,8 @@ mod tests {
             end = bucket.range.end;
         }
         assert_eq!(end, layout.len(), "all of it");
-        let ends = buckets.iter().map(|bucket| bucket.ids.end);
-        assert_eq!(ends.last(), Some(layout.slots().len()));
+        let mut ends = buckets.iter().map(|bucket| bucket.ids.end);
+        assert_eq!(ends.next_back(), Some(layout.slots().len()));
         let parts = |bucket: BucketPlan| (bucket.first_segment, bucket.ids);
         buckets.into_iter().map(parts).collect()
     }

@@ -317,7 +317,7 @@ pub(crate) struct VerifyTraceArgs {
     /// What workers share out instead of each holding all.
     #[arg(long, value_name = "WHAT", default_value = "none", value_parser = ["none", "optimizer"])]
     pub(crate) shard: String,
-    /// Least bytes of gradients that are summed over workers at once [default: 25MiB].
+    /// Least bytes of gradients that are summed over workers at once [default: 4MiB].
     #[arg(long, value_name = "SIZE")]
     pub(crate) bucket_size: Option<ByteSize>,
     /// What to compute on.
