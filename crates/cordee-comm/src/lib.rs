@@ -8,6 +8,7 @@
 //! to give up on a run: it returns errors that name the rank to look at.
 
 mod call;
+pub mod conformance;
 mod error;
 mod group;
 mod nccl;
