@@ -111,7 +111,9 @@ impl NcclGroup {
         let (rank, world_size) = (self.host.rank(), self.host.world_size());
         let made = Communicator::begin(self.library, id, rank, world_size);
         self.communicator = Some(made.map_err(|refused| self.failure(call, &refused))?);
-        self.settle(call)
+        self.settle(call)?;
+        // So that none is still connecting when another one fails.
+        self.host.barrier()
     }
 
     fn expect_one_version(&self, all: &[Vec<u8>]) -> Result<()> {

@@ -43,18 +43,18 @@ fn a_rank_that_does_not_come_is_named_by_the_deadline() {
     };
     assert_eq!((call.operation, call.bytes()), (Operation::AllReduce, 2000));
     assert!(missing == &[1] && *waited >= timeout, "{errors:?}");
-    // Joining was #1, showing each other the id #2.
+    // Joining was #1, showing each other the id #2, a barrier #3.
     let text = errors[0].to_string();
     assert!(
-        text.contains("all_reduce #4 of 2000 bytes (f32 0..500 of a device's buffer) for rank 1"),
+        text.contains("all_reduce #5 of 2000 bytes (f32 0..500 of a device's buffer) for rank 1"),
         "{text}"
     );
     assert!(
-        text.contains("rank 0: all_reduce #4 of 2000 bytes begun, #3 completed"),
+        text.contains("rank 0: all_reduce #5 of 2000 bytes begun, #4 completed"),
         "{text}"
     );
     assert!(
-        text.contains("rank 1: all_reduce #3 of 4000 bytes completed"),
+        text.contains("rank 1: all_reduce #4 of 4000 bytes completed"),
         "{text}"
     );
     assert!(
@@ -85,7 +85,7 @@ fn a_rank_that_fails_is_heard_at_once() {
     assert_eq!(
         errors[0].as_deref(),
         Some(
-            "rank 0 cannot finish reduce_scatter #3 of 8000 bytes (f64 0..1000 of a device's buffer): rank 1 \
+            "rank 0 cannot finish reduce_scatter #4 of 8000 bytes (f64 0..1000 of a device's buffer): rank 1 \
              failed: the disk is full"
         )
     );
@@ -128,8 +128,8 @@ fn different_calls_are_named_long_before_the_deadline() {
                 second: 1,
                 ..
             }
-        ) && text.contains("rank 0 is in all_reduce #3 of 2000 bytes")
-            && text.contains("rank 1 in all_reduce #3 of 2002 bytes")
+        ) && text.contains("rank 0 is in all_reduce #4 of 2000 bytes")
+            && text.contains("rank 1 in all_reduce #4 of 2002 bytes")
     };
     // The other may hear of it in place of seeing it.
     assert!(errors.iter().any(named), "{errors:?}");

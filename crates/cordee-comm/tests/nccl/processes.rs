@@ -152,7 +152,7 @@ fn an_error_of_nccl_is_told_with_all_that_is_known() {
     let errors = errors(AT_ONCE, [0, 1], [&[], fail]);
     assert!(
         errors[1].starts_with(
-            "rank 1 of the 2 of group `test`: all_reduce #5 of 1200000 bytes (f32 0..300000 of a device's buffer): \
+            "rank 1 of the 2 of group `test`: all_reduce #6 of 1200000 bytes (f32 0..300000 of a device's buffer): \
              work that was begun of NCCL "
         ),
         "{errors:?}"
@@ -163,7 +163,7 @@ fn an_error_of_nccl_is_told_with_all_that_is_known() {
     );
     assert!(errors[1].contains("collective 3 was to fail"), "{errors:?}");
     assert!(
-        errors[1].contains("all_reduce #5 of 1200000 bytes begun, #4 completed"),
+        errors[1].contains("all_reduce #6 of 1200000 bytes begun, #5 completed"),
         "{errors:?}"
     );
     assert!(
