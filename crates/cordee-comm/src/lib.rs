@@ -9,6 +9,7 @@
 
 mod call;
 pub mod conformance;
+mod emulated_link;
 mod error;
 mod group;
 mod nccl;
@@ -17,6 +18,7 @@ mod shard;
 mod shared_memory;
 
 pub use call::{Call, Operation, Place};
+pub use emulated_link::EmulatedLink;
 pub use error::{CommError, NcclFailure};
 pub use group::{HostGroup, ProcessGroup};
 pub use nccl::NcclGroup;

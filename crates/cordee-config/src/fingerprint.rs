@@ -23,6 +23,8 @@ const WITHOUT_EFFECT: &[&str] = &[
     "data.cache_dir",
     "train.recompute",
     "parallel.threads",
+    "parallel.shard",
+    "parallel.overlap",
     "parallel.timeout",
     "checkpoint",
     "eval",

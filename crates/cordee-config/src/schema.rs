@@ -346,6 +346,13 @@ section! {
         /// Threads per worker; the machine's cores divided by the workers when absent.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub threads: Option<usize>,
+        /// What each worker holds a part of instead of all of it. Weights and losses are the same to
+        /// the last bit.
+        pub shard: Shard,
+        /// Whether gradients are summed over workers while backwards still run.
+        pub overlap: bool,
+        /// Least bytes of gradients that are summed over workers at once.
+        pub bucket_size: ByteSize,
         /// How long a rank waits for the others in a collective before the run is stopped.
         pub timeout: TimeSpan,
     }
@@ -357,8 +364,27 @@ impl Default for ParallelConfig {
             device: DeviceChoice::Auto,
             workers: None,
             threads: None,
+            shard: Shard::None,
+            overlap: true,
+            bucket_size: ByteSize(25 << 20),
             timeout: TimeSpan::from_secs(600),
         }
+    }
+}
+
+choice! {
+    /// What is dealt out to the workers.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    pub enum Shard {
+        /// Nothing: each worker holds everything.
+        #[default]
+        #[serde(rename = "none")]
+        None,
+        /// Moments, and the 32-bit weights where the model computes in other numbers: each worker
+        /// updates its part, and the updated weights are gathered (`ZeRO` stage 1, Rajbhandari et al. 2020).
+        #[serde(rename = "optimizer")]
+        #[serde(alias = "zero1")]
+        Optimizer,
     }
 }
 

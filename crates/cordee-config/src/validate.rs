@@ -46,6 +46,9 @@ pub(crate) fn validate(config: &Config) -> Vec<Problem> {
     if let Some(threads) = config.parallel.threads {
         problems.at_least("parallel.threads", threads, 1);
     }
+    if config.parallel.bucket_size.0 == 0 {
+        problems.add("parallel.bucket_size", "must be at least 1 byte");
+    }
     if config.parallel.timeout.0.is_zero() {
         problems.add("parallel.timeout", "must be longer than 0s");
     }

@@ -41,9 +41,13 @@ documented! {
         /// Seconds of the step spent waiting for data.
         #[serde(deserialize_with = "crate::number::null_is_nan")]
         pub data_s: f64,
-        /// Seconds of the step spent waiting for collectives.
+        /// Seconds of collectives in the step, waiting for other ranks included; some of them beside the
+        /// backward.
         #[serde(deserialize_with = "crate::number::null_is_nan")]
         pub comm_s: f64,
+        /// Seconds of the step in which nothing was done beside collectives.
+        #[serde(deserialize_with = "crate::number::null_is_nan", default)]
+        pub comm_exposed_s: f64,
         /// Tokens read per second of the step, over all ranks.
         #[serde(deserialize_with = "crate::number::null_is_nan")]
         pub tokens_per_s: f64,
@@ -59,6 +63,7 @@ pub const TIMING_FIELDS: &[&str] = &[
     "step_s",
     "data_s",
     "comm_s",
+    "comm_exposed_s",
     "tokens_per_s",
     "host_rss_bytes",
     "seconds",

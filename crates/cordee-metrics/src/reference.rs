@@ -82,7 +82,7 @@ mod tests {
     fn step() -> StepRecord {
         let line = r#"{"step":1,"time":2.5,"loss":3.5,"grad_norm":1.0,"clipped":true,"lr":0.1,
             "tokens":8,"tokens_trained":7,"samples":2,"epoch":0.5,"step_s":0.1,"data_s":0.0,
-            "comm_s":0.0,"tokens_per_s":80.0,"host_rss_bytes":9}"#;
+            "comm_s":0.0,"comm_exposed_s":0.0,"tokens_per_s":80.0,"host_rss_bytes":9}"#;
         serde_json::from_str(line).unwrap()
     }
 

@@ -87,12 +87,13 @@ pub(crate) fn train(steps: u64) -> Result<(f64, f64), Box<dyn Error>> {
             .map(|slot| parameters.slot_view(slot))
             .collect::<Result<Vec<_>, _>>()?;
         gradients.fill_zero()?;
-        let mut lent = gradients.views_mut(layout.slots())?;
+        let slots = |segment| model.ids(segment).iter().map(|&id| layout.slot(id));
         let mut received = vec![false; model.parameters().len()];
         let weights = |segment| Weights::new(&views, model.ids(segment));
 
         let mut kept = Vec::new();
         let x = model.forward(&context, &views, Keep::All, |saved| kept.push(saved))?;
+        let mut lent = gradients.views_mut(slots(2))?;
         let mut of = Gradients::new(&mut lent, model.ids(2), &mut received);
         let mut sum = [0.0];
         let mut nll = ViewMut::from_slice(&mut sum, &[1])?;
@@ -100,15 +101,17 @@ pub(crate) fn train(steps: u64) -> Result<(f64, f64), Box<dyn Error>> {
             model
                 .head
                 .loss_and_gradient(&context, weights(2), &x, &mut of, &mut nll)?;
+        let mut lent = gradients.views_mut(slots(1))?;
         let mut of = Gradients::new(&mut lent, model.ids(1), &mut received);
         let saved = kept.pop().ok_or("one block keeps one thing")?;
         let dx = model.blocks[0].backward(&context, weights(1), saved, dx, &mut of)?;
+        let mut lent = gradients.views_mut(slots(0))?;
         let mut of = Gradients::new(&mut lent, model.ids(0), &mut received);
         model.embedding.backward(&context, &dx, &mut of)?;
         let scale = [1.0 / loss.trained as f64];
         losses.push(sum[0] * scale[0]);
 
-        drop((views, lent));
+        drop(views);
         for slot in layout.slots() {
             let updated = adamw::State {
                 params: parameters.slot_view_mut(slot)?,

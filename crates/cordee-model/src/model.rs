@@ -94,6 +94,12 @@ impl Model {
         &self.ids[segment]
     }
 
+    /// The first of a segment's own parameters, which follow each other; for a segment without any, that
+    /// of the next.
+    pub fn first_id(&self, segment: usize) -> usize {
+        self.ids[..segment].iter().map(Vec::len).sum()
+    }
+
     /// The residual stream after the last block, `[tokens, dim]`. What each block keeps for its
     /// backward, as `keep` asks, goes to `saved`, in order.
     pub fn forward(

@@ -112,8 +112,13 @@ pub struct Gradients<'a, 'm> {
 }
 
 impl<'a, 'm> Gradients<'a, 'm> {
-    /// Lends those of `views` that `ids` names; `received` remembers which were asked for.
+    /// Lends `views`, one for each parameter that `ids` names, in that order; `received`, of which
+    /// there is one for each parameter of the model, remembers which were asked for.
+    ///
+    /// # Panics
+    /// If there are not as many views as ids.
     pub fn new(views: &'a mut [ViewMut<'m>], ids: &'a [usize], received: &'a mut [bool]) -> Self {
+        assert_eq!(views.len(), ids.len(), "one view for each parameter");
         Self {
             views,
             ids,
@@ -123,9 +128,8 @@ impl<'a, 'm> Gradients<'a, 'm> {
 
     /// The gradient of the segment's parameter of index `local`.
     pub fn get(&mut self, local: usize) -> &mut ViewMut<'m> {
-        let id = self.ids[local];
-        self.received[id] = true;
-        &mut self.views[id]
+        self.received[self.ids[local]] = true;
+        &mut self.views[local]
     }
 
     /// The gradients of two of the segment's parameters.
@@ -133,12 +137,11 @@ impl<'a, 'm> Gradients<'a, 'm> {
     /// # Panics
     /// If they are the same.
     pub fn get_both(&mut self, first: usize, second: usize) -> [&mut ViewMut<'m>; 2] {
-        let ids = [self.ids[first], self.ids[second]];
-        for id in ids {
-            self.received[id] = true;
+        for local in [first, second] {
+            self.received[self.ids[local]] = true;
         }
         self.views
-            .get_disjoint_mut(ids)
+            .get_disjoint_mut([first, second])
             .expect("two parameters of one segment are two views")
     }
 }

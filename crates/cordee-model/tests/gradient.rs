@@ -159,15 +159,17 @@ impl Case {
         let (views, context) = (self.views(), self.context());
         let weights = |segment| Weights::new(&views, self.model.ids(segment));
         let mut buffer = Buffer::zeroed(DType::F64, self.layout.len()).unwrap();
-        let mut gradients = buffer.views_mut(self.layout.slots()).unwrap();
-        let mut received = vec![false; gradients.len()];
+        let mut received = vec![false; self.layout.slots().len()];
+        let ids = |segment| self.model.ids(segment);
+        let slots = |segment| ids(segment).iter().map(|&id| self.layout.slot(id));
         let mut kept = Vec::new();
         let x = self
             .model
             .forward(&context, &views, keep, |saved| kept.push(saved))
             .unwrap();
         let head = self.model.segments() - 1;
-        let mut lent = Gradients::new(&mut gradients, self.model.ids(head), &mut received);
+        let mut gradients = buffer.views_mut(slots(head)).unwrap();
+        let mut lent = Gradients::new(&mut gradients, ids(head), &mut received);
         let mut sum = [0.0];
         let mut nll = ViewMut::from_slice(&mut sum, &[1]).unwrap();
         let (_, mut dx) = self
@@ -176,20 +178,21 @@ impl Case {
             .loss_and_gradient(&context, weights(head), &x, &mut lent, &mut nll)
             .unwrap();
         for (index, block) in self.model.blocks.iter().enumerate().rev() {
-            let mut lent = Gradients::new(&mut gradients, self.model.ids(index + 1), &mut received);
+            let mut gradients = buffer.views_mut(slots(index + 1)).unwrap();
+            let mut lent = Gradients::new(&mut gradients, ids(index + 1), &mut received);
             let saved = kept.pop().unwrap();
             dx = block
                 .backward(&context, weights(index + 1), saved, dx, &mut lent)
                 .unwrap();
         }
-        let mut lent = Gradients::new(&mut gradients, self.model.ids(0), &mut received);
+        let mut gradients = buffer.views_mut(slots(0)).unwrap();
+        let mut lent = Gradients::new(&mut gradients, ids(0), &mut received);
         self.model
             .embedding
             .backward(&context, &dx, &mut lent)
             .unwrap();
         let all = vec![true; received.len()];
         assert_eq!(received, all, "every parameter is reached");
-        drop(gradients);
         buffer
     }
 }

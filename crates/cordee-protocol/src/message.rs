@@ -88,8 +88,10 @@ pub struct StepProgress {
     pub step_s: f64,
     /// Seconds of it spent waiting for data.
     pub data_s: f64,
-    /// Seconds of it spent in collectives.
+    /// Seconds of collectives in it, some of them beside the backward.
     pub comm_s: f64,
+    /// Seconds of it in which nothing was done beside collectives.
+    pub comm_exposed_s: f64,
     /// Resident memory of rank 0, in bytes.
     pub memory_bytes: u64,
     /// Whether the console should show it, were it not a bar.

@@ -28,6 +28,27 @@ pub struct BenchReport {
     /// The GPU of rank 0, if it computed on one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<BenchGpu>,
+    /// What summing gradients over ranks costs, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub communication: Option<BenchCommunication>,
+}
+
+/// What summing gradients over ranks costs; times are medians as rank 0 saw them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BenchCommunication {
+    /// Bytes of gradients on each rank.
+    pub bytes: u64,
+    /// Parts that they are summed in.
+    pub buckets: u64,
+    /// Seconds of a step.
+    pub step_s: f64,
+    /// Seconds of a step that sums nothing.
+    pub step_without_s: f64,
+    /// Seconds of the sums with nothing beside them.
+    pub alone_s: f64,
+    /// The share of those by which a step is not longer.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub hidden: f64,
 }
 
 /// A GPU in a benchmark.

@@ -3,16 +3,17 @@
 
 use std::time::Instant;
 
-use cordee_comm::ProcessGroup;
+use cordee_comm::{EmulatedLink, ProcessGroup};
 use cordee_config::{ModelConfig, Plan};
 use cordee_data::{Batch, DataError};
+use cordee_memory::DType;
 use cordee_model::{Model, Parameter};
 use cordee_ops::{
     Device,
     random::Stream,
     timing::{self, Entry, Pass},
 };
-use cordee_protocol::{BenchGpu, BenchPart, BenchReport};
+use cordee_protocol::{BenchCommunication, BenchGpu, BenchPart, BenchReport};
 
 use crate::{
     Compute, TrainError,
@@ -20,6 +21,7 @@ use crate::{
     optimizer::Update,
     out_of_memory::Circumstances,
     progress::{Stopwatch, peaks_of_ranks},
+    reduction::{Reduction, When},
     schedule::learning_rate,
 };
 
@@ -38,12 +40,20 @@ pub struct Bench<'a> {
     pub warmup: usize,
     /// Steps that count, at least one.
     pub steps: usize,
+    /// Whether to measure what summing gradients costs, after all else.
+    pub communication: bool,
+    /// Bytes per second of a link to emulate between the ranks; `None` for what they have.
+    pub link: Option<f64>,
 }
 
 /// Measures the training step. Every rank of `group` calls this with the same `bench` and gets the
 /// same sums; the times are its own.
 pub fn bench(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchReport, TrainError> {
-    measure(bench, group).map_err(|error| {
+    let measured = match bench.link {
+        Some(bytes_per_s) => measure(bench, &mut EmulatedLink::new(group, bytes_per_s)),
+        None => measure(bench, group),
+    };
+    measured.map_err(|error| {
         let circumstances = Circumstances {
             plan: bench.plan,
             vocab_size: bench.vocab_size,
@@ -58,7 +68,7 @@ fn measure(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchRepor
     let config = &bench.plan.config;
     let model = Model::new(&config.model, bench.vocab_size, config.data.seq_len)?;
     let recompute = config.train.recompute;
-    let mut learner = Learner::new(&model, bench.compute, recompute, group)?;
+    let mut learner = Learner::new(&model, bench.compute, recompute, &config.parallel, group)?;
     learner
         .state
         .fill_parameters(|layout, buffer| model.initialise(layout, buffer, config.train.seed))?;
@@ -89,12 +99,18 @@ fn measure(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchRepor
     }
 
     let operators = timing::take();
-    let peaks = peaks_of_ranks(learner.group)?;
     let timed_s = step_s.split_off(if timed_apart { bench.steps } else { 0 });
     if !timed_apart {
         step_s.clone_from(&timed_s);
     }
+    let peaks = peaks_of_ranks(learner.group)?;
+    let communication = if bench.communication && learner.group.world_size() > 1 {
+        Some(communication(bench, &mut learner)?)
+    } else {
+        None
+    };
     Ok(BenchReport {
+        communication,
         parameters: model.parameter_count() as u64,
         tokens_per_step: bench.plan.tokens_per_step,
         flops_per_token: flops_per_token(&model, &config.model, config.data.seq_len),
@@ -105,6 +121,49 @@ fn measure(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchRepor
         peak_memory_bytes: peaks,
         gpu: gpu(device, reserved)?,
     })
+}
+
+/// What summing gradients costs: steps with it, steps without it, and it without steps, in turn. After
+/// this the ranks' weights differ.
+fn communication(
+    bench: &Bench<'_>,
+    learner: &mut Learner<'_>,
+) -> Result<BenchCommunication, TrainError> {
+    let (mut with_s, mut without_s, mut alone_s) = (Vec::new(), Vec::new(), Vec::new());
+    let summed = learner.reduction;
+    let omitted = Reduction {
+        when: When::Never,
+        ..summed
+    };
+    for index in 0..bench.steps as u64 {
+        for (reduction, seconds) in [(summed, &mut with_s), (omitted, &mut without_s)] {
+            learner.reduction = reduction;
+            learner.group.barrier()?;
+            let started = Instant::now();
+            step(bench, learner, &mut Stopwatch::default(), index)?;
+            seconds.push(started.elapsed().as_secs_f64());
+        }
+        learner.group.barrier()?;
+        let started = Instant::now();
+        summed.all(&mut learner.state.gradients, learner.group)?;
+        learner.group.wait()?;
+        alone_s.push(started.elapsed().as_secs_f64());
+    }
+    let [with, without, alone] = [with_s, without_s, alone_s].map(median);
+    Ok(BenchCommunication {
+        bytes: (learner.state.layout.len() * DType::F32.size_in_bytes()) as u64,
+        buckets: learner.state.gradients.len() as u64,
+        step_s: with,
+        step_without_s: without,
+        alone_s: alone,
+        hidden: 1.0 - (with - without) / alone,
+    })
+}
+
+/// The middle of at least one number.
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    f64::midpoint(numbers[(numbers.len() - 1) / 2], numbers[numbers.len() / 2])
 }
 
 /// Bytes that the process has of a GPU's memory; 0 on the host.

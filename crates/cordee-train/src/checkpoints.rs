@@ -10,13 +10,14 @@ use std::{
 };
 
 use cordee_checkpoint::{
-    self as checkpoint, Checkpoint, CheckpointError, CommitInfo, Plan as WritePlan, TensorSpec,
+    self as checkpoint, Checkpoint, CheckpointError, CommitInfo, Piece, Plan as WritePlan,
+    TensorSource, TensorSpec,
 };
-use cordee_comm::ProcessGroup;
+use cordee_comm::{ProcessGroup, shard_range};
 use cordee_memory::{Buffer, Layout};
 use serde::{Deserialize, Serialize};
 
-use crate::{TrainError, TrainState};
+use crate::{TrainError, TrainState, held::Held};
 
 /// What a checkpoint says of the run beside its tensors.
 #[derive(Debug, Serialize, Deserialize)]
@@ -101,7 +102,7 @@ pub(crate) fn check_replicas(
     state: &TrainState,
     group: &mut dyn ProcessGroup,
 ) -> Result<(), TrainError> {
-    let hashes = group.gather_bytes(Snapshot::of(state)?.hash().as_bytes())?;
+    let hashes = group.gather_bytes(replica_hash(state)?.as_bytes())?;
     let odd: Vec<String> = (1..hashes.len())
         .filter(|&rank| hashes[rank] != hashes[0])
         .map(|rank| rank.to_string())
@@ -116,47 +117,65 @@ pub(crate) fn check_replicas(
     })
 }
 
-/// What must be equal on every rank and is saved, in the host's memory.
+/// Of what every rank holds the same of.
+fn replica_hash(state: &TrainState) -> Result<String, TrainError> {
+    let replicated = state.replicated();
+    let bytes: Vec<_> = replicated
+        .into_iter()
+        .map(on_host)
+        .collect::<Result<_, _>>()?;
+    let parts: Vec<&[u8]> = bytes.iter().map(|bytes| &bytes[..]).collect();
+    Ok(checkpoint::hash_memory(&parts))
+}
+
+/// The bytes of a buffer, copied if it is on a device.
+fn on_host(buffer: &Buffer) -> Result<Cow<'_, [u8]>, TrainError> {
+    Ok(if buffer.is_on_device() {
+        Cow::Owned(buffer.view(0..buffer.len(), &[buffer.len()])?.to_bytes()?)
+    } else {
+        Cow::Borrowed(buffer.as_bytes()?)
+    })
+}
+
+/// What this rank has of what is saved, in the host's memory.
 struct Snapshot<'a> {
     layout: &'a Layout,
-    buffers: [(&'static str, Cow<'a, [u8]>); 3],
+    buffers: [(&'static str, Cow<'a, [u8]>, &'a Held); 3],
 }
 
 impl<'a> Snapshot<'a> {
-    /// Copies what is on a device.
     fn of(state: &'a TrainState) -> Result<Self, TrainError> {
-        let [first, second, third] = state.persistent().map(|(prefix, buffer)| {
-            let bytes = if buffer.is_on_device() {
-                Cow::Owned(buffer.view(0..buffer.len(), &[buffer.len()])?.to_bytes()?)
-            } else {
-                Cow::Borrowed(buffer.as_bytes()?)
-            };
-            Ok::<_, TrainError>((prefix, bytes))
-        });
+        let [first, second, third] = state
+            .persistent()
+            .map(|(prefix, buffer, held)| Ok::<_, TrainError>((prefix, on_host(buffer)?, held)));
         Ok(Self {
             layout: &state.layout,
             buffers: [first?, second?, third?],
         })
     }
+}
 
-    fn hash(&self) -> String {
-        checkpoint::hash_memory(&self.buffers.each_ref().map(|(_, bytes)| &bytes[..]))
-    }
-
-    /// The elements of the tensor that a checkpoint calls `name`.
-    fn tensor(&self, name: &str) -> &[u8] {
+impl TensorSource for Snapshot<'_> {
+    fn copy_bytes(&self, tensor: &str, offset: u64, out: &mut [u8]) -> Result<(), String> {
         let width = self.layout.dtype().size_in_bytes();
         // Longest prefix first: the weights' is empty.
-        for (prefix, bytes) in self.buffers.iter().rev() {
-            let slot = name
+        for (prefix, bytes, held) in self.buffers.iter().rev() {
+            let slot = tensor
                 .strip_prefix(prefix)
                 .and_then(|name| self.layout.find(name));
             if let Some(index) = slot {
-                let range = self.layout.slot(index).range();
-                return &bytes[range.start * width..range.end * width];
+                let first = self.layout.slot(index).offset() * width + offset as usize;
+                // Whoever writes asks for bytes, which may begin and end within an element.
+                let elements = first / width..(first + out.len()).div_ceil(width);
+                let place = held
+                    .find(&elements)
+                    .ok_or("this rank does not hold that part of it")?;
+                let start = place.start * width + first % width;
+                out.copy_from_slice(&bytes[start..start + out.len()]);
+                return Ok(());
             }
         }
-        unreachable!("the plan is made of the layout's names, and `{name}` is not one")
+        Err("there is no such tensor".to_owned())
     }
 }
 
@@ -169,7 +188,7 @@ impl Checkpoints {
         let config = &plan.config.checkpoint;
         Ok(Self {
             dir: run_dir.join("checkpoints"),
-            plan: WritePlan::new(&tensor_specs(state), plan.world_size)?,
+            plan: write_plan(state, plan.world_size)?,
             piece_size: config.piece_size.0 as usize,
             keep: config.keep,
             deadline: plan.config.parallel.timeout.0,
@@ -198,9 +217,9 @@ impl Checkpoints {
             return Ok(abandoned);
         }
         let temporary = checkpoint::temporary_path(&self.dir, step);
-        let snapshot = Snapshot::of(state)?;
+        let (snapshot, hash) = (Snapshot::of(state)?, replica_hash(state)?);
         let written = self
-            .write_share(&temporary, rank, &snapshot)
+            .write_share(&temporary, rank, &snapshot, hash)
             .map_err(Refusal::from);
         if let Some(abandoned) = self.agree(step, written, group)? {
             return Ok(abandoned);
@@ -273,14 +292,14 @@ impl Checkpoints {
         temporary: &Path,
         rank: usize,
         snapshot: &Snapshot<'_>,
+        hash: String,
     ) -> Result<(), CheckpointError> {
-        let bytes_of = |name: &str| snapshot.tensor(name);
         checkpoint::write_shard(
             temporary,
             rank,
             &self.plan,
-            &bytes_of,
-            Some(snapshot.hash()),
+            snapshot,
+            Some(hash),
             self.piece_size,
         )
         .map(drop)
@@ -332,17 +351,20 @@ pub(crate) fn restore(path: &Path, state: &mut TrainState) -> Result<RunState, T
             why: format!("its state cannot be read: {error}"),
         }
     })?;
-    let layout = state.layout.clone();
-    for (prefix, buffer) in state.persistent_mut() {
+    state.fill_parameters(|layout, buffer| {
+        let all = Held::all(layout.len());
+        read_tensors(&checkpoint, path, "", layout, &all, buffer)
+    })?;
+    let (layout, held) = (state.layout.clone(), state.moments_held.clone());
+    for (prefix, buffer) in state.moments_mut() {
         if buffer.is_on_device() {
             let mut read = Buffer::zeroed(buffer.dtype(), buffer.len())?;
-            read_tensors(&checkpoint, path, prefix, &layout, &mut read)?;
+            read_tensors(&checkpoint, path, prefix, &layout, &held, &mut read)?;
             buffer.copy_from_host(&read)?;
         } else {
-            read_tensors(&checkpoint, path, prefix, &layout, buffer)?;
+            read_tensors(&checkpoint, path, prefix, &layout, &held, buffer)?;
         }
     }
-    state.round()?;
     state.step = run.step;
     Ok(run)
 }
@@ -350,15 +372,18 @@ pub(crate) fn restore(path: &Path, state: &mut TrainState) -> Result<RunState, T
 /// The weights alone, from the checkpoint at `path`.
 pub fn load_parameters(path: &Path, layout: &Layout) -> Result<Buffer, TrainError> {
     let mut parameters = Buffer::zeroed(layout.dtype(), layout.len())?;
-    read_tensors(&Checkpoint::open(path)?, path, "", layout, &mut parameters)?;
+    let (checkpoint, all) = (Checkpoint::open(path)?, Held::all(layout.len()));
+    read_tensors(&checkpoint, path, "", layout, &all, &mut parameters)?;
     Ok(parameters)
 }
 
+/// Reads what `held` says of the tensors of `layout` into `buffer`.
 fn read_tensors(
     checkpoint: &Checkpoint,
     path: &Path,
     prefix: &str,
     layout: &Layout,
+    held: &Held,
     buffer: &mut Buffer,
 ) -> Result<(), TrainError> {
     let width = layout.dtype().size_in_bytes();
@@ -384,11 +409,10 @@ fn read_tensors(
             }
             Some(_) => {}
         }
-        let range = slot.range();
-        checkpoint.read(
-            &name,
-            &mut buffer.as_mut_bytes()?[range.start * width..range.end * width],
-        )?;
+        for (part, place) in held.parts(slot.range()) {
+            let bytes = &mut buffer.as_mut_bytes()?[place.start * width..place.end * width];
+            checkpoint.read_range(&name, (part.start - slot.offset()) as u64, bytes)?;
+        }
     }
     Ok(())
 }
@@ -405,8 +429,32 @@ pub(crate) fn tensor_specs(state: &TrainState) -> Vec<TensorSpec> {
     state
         .persistent()
         .into_iter()
-        .flat_map(|(prefix, _)| named(prefix))
+        .flat_map(|(prefix, ..)| named(prefix))
         .collect()
+}
+
+/// Who writes what: where ranks share state out, each what it holds.
+fn write_plan(state: &TrainState, world: usize) -> Result<WritePlan, CheckpointError> {
+    let specs = tensor_specs(state);
+    if !state.sharded {
+        return WritePlan::new(&specs, world);
+    }
+    let slots = state.layout.slots().len();
+    let mut pieces = Vec::new();
+    for writer in 0..world {
+        let shards = state.gradients.ranges();
+        let held = Held::only(shards.map(|range| shard_range(range, world, writer)));
+        for (index, part, _) in held.tensors(&state.layout) {
+            // The same elements of the weight and of its two moments.
+            pieces.extend((0..3).map(|kind| Piece {
+                tensor: kind * slots + index,
+                start: part.start as u64,
+                len: part.len() as u64,
+                writer,
+            }));
+        }
+    }
+    WritePlan::from_pieces(&specs, world, pieces)
 }
 
 #[cfg(test)]
@@ -414,7 +462,7 @@ mod tests {
     use std::thread;
 
     use cordee_comm::SharedMemoryGroup;
-    use cordee_config::ModelConfig;
+    use cordee_config::{ModelConfig, ParallelConfig};
     use cordee_memory::SharedMemory;
     use cordee_model::Model;
 
@@ -441,7 +489,13 @@ mod tests {
             let mut group =
                 SharedMemoryGroup::join(memory, rank, 2, Duration::from_secs(20)).unwrap();
             let model = model();
-            let mut state = TrainState::new(&model, &Compute::HOST, &mut group).unwrap();
+            let mut state = TrainState::new(
+                &model,
+                &Compute::HOST,
+                &ParallelConfig::default(),
+                &mut group,
+            )
+            .unwrap();
             model
                 .initialise(&state.layout, &mut state.parameters, 1)
                 .unwrap();

@@ -7,7 +7,7 @@ use cordee_memory::{View, ViewMut};
 use cordee_model::{Context, Gradients, Keep, Model, Saved, Weights};
 use cordee_ops::{Sequences, head::Losses};
 
-use crate::TrainError;
+use crate::{TrainError, buckets::Buckets};
 
 /// Runs the segments of a model in order, and backwards.
 pub(crate) struct Engine<'m> {
@@ -31,14 +31,15 @@ impl<'m> Engine<'m> {
         self.received.iter().position(|received| !received)
     }
 
-    /// Adds the micro-batch's summed loss to `nll` and its gradient to `gradients`; returns the
-    /// losses.
+    /// Adds the micro-batch's summed loss to `nll` and its gradient to `gradients`, of which
+    /// `ended` is told after each segment's backward; returns the losses.
     pub(crate) fn forward_backward(
         &mut self,
         batch: &Batch,
         parameters: &[View<'_>],
-        gradients: &mut [ViewMut<'_>],
+        gradients: &mut Buckets,
         nll: &mut ViewMut<'_>,
+        ended: &mut dyn FnMut(&mut Buckets, usize) -> Result<(), TrainError>,
     ) -> Result<Losses, TrainError> {
         let tokens = Split::of(batch);
         let context = tokens.context(batch);
@@ -58,23 +59,30 @@ impl<'m> Engine<'m> {
         }
 
         let head = model.segments() - 1;
-        let mut lent = Gradients::new(gradients, model.ids(head), &mut self.received);
+        let mut lent = gradients.lend(model.ids(head))?;
+        let mut lent = Gradients::new(&mut lent, model.ids(head), &mut self.received);
         let (losses, mut dx) =
             model
                 .head
                 .loss_and_gradient(&context, weights(head), &x, &mut lent, nll)?;
         drop(x);
+        ended(gradients, head)?;
         for (index, block) in model.blocks.iter().enumerate().rev() {
-            let weights = weights(index + 1);
+            let segment = index + 1;
+            let weights = weights(segment);
             let saved = match kept.pop().expect("one for each block") {
                 Kept::Saved(saved) => saved,
                 Kept::Input(x) => block.forward(&context, weights, x, Keep::All)?.1,
             };
-            let mut lent = Gradients::new(gradients, model.ids(index + 1), &mut self.received);
+            let mut lent = gradients.lend(model.ids(segment))?;
+            let mut lent = Gradients::new(&mut lent, model.ids(segment), &mut self.received);
             dx = block.backward(&context, weights, saved, dx, &mut lent)?;
+            ended(gradients, segment)?;
         }
-        let mut lent = Gradients::new(gradients, model.ids(0), &mut self.received);
+        let mut lent = gradients.lend(model.ids(0))?;
+        let mut lent = Gradients::new(&mut lent, model.ids(0), &mut self.received);
         model.embedding.backward(&context, &dx, &mut lent)?;
+        ended(gradients, 0)?;
         Ok(losses)
     }
 
@@ -146,9 +154,11 @@ impl Split {
 
 #[cfg(test)]
 mod tests {
+    use cordee_comm::SharedMemoryGroup;
     use cordee_config::ModelConfig;
     use cordee_memory::{Buffer, DType};
     use cordee_model::{Embedding, Head, Init, ModelError, Parameter, Segment};
+    use cordee_ops::Device;
 
     use super::*;
 
@@ -204,9 +214,9 @@ mod tests {
         let layout = model.layout(DType::F32).unwrap();
         let mut parameters = Buffer::zeroed(DType::F32, layout.len()).unwrap();
         model.initialise(&layout, &mut parameters, 1).unwrap();
-        let mut gradients = Buffer::zeroed(DType::F32, layout.len()).unwrap();
+        let mut group = SharedMemoryGroup::solo();
+        let mut gradients = Buckets::new(&model, &layout, 1, &Device::HOST, &mut group).unwrap();
         let views = crate::state::parameter_views(&layout, &parameters).unwrap();
-        let mut lent = gradients.views_mut(layout.slots()).unwrap();
         let batch = Batch {
             rows: 1,
             seq_len: 2,
@@ -219,9 +229,15 @@ mod tests {
         let mut engine = Engine::new(&model, Recompute::None);
         let mut sum = [0.0];
         let mut nll = ViewMut::from_slice(&mut sum, &[1]).unwrap();
+        let mut order = Vec::new();
+        let mut ended = |gradients: &mut Buckets, segment| {
+            order.push((segment, gradients.completed_by(segment)));
+            Ok(())
+        };
         engine
-            .forward_backward(&batch, &views, &mut lent, &mut nll)
+            .forward_backward(&batch, &views, &mut gradients, &mut nll, &mut ended)
             .unwrap();
+        assert_eq!(order, [(2, Some(2)), (1, Some(1)), (0, Some(0))]);
         let untouched = engine
             .untouched()
             .map(|id| model.parameters()[id].name.as_str());

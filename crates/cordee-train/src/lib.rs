@@ -9,15 +9,18 @@
 
 mod banner;
 mod bench;
+mod buckets;
 mod checkpoints;
 mod engine;
 mod error;
 mod evaluation;
+mod held;
 mod learner;
 mod memory_plan;
 mod optimizer;
 mod out_of_memory;
 mod progress;
+mod reduction;
 mod sample;
 mod schedule;
 mod state;
@@ -26,6 +29,7 @@ mod trace;
 mod trainer;
 
 pub use bench::{Bench, bench};
+pub use buckets::Buckets;
 pub use checkpoints::load_parameters;
 pub use error::TrainError;
 pub use memory_plan::{Knob, MemoryPlan, Place, knob};

@@ -1,12 +1,13 @@
 //! How much memory a rank will need, before it needs any: a pure function of the plan and of the
 //! size of the vocabulary, which asks the segments and operators themselves for what they hold.
 
-use cordee_config::{Plan, Recompute};
+use cordee_comm::shard_range;
+use cordee_config::{Plan, Recompute, Shard};
 use cordee_memory::{DType, Recycler};
 use cordee_model::{Keep, Model};
 use cordee_ops::head;
 
-use crate::{TrainError, trainer::PREFETCHED_STEPS};
+use crate::{TrainError, buckets, trainer::PREFETCHED_STEPS};
 
 /// The program, its threads and its files: what a rank of a model of no size holds.
 const PROGRAM_BYTES: u64 = 8 << 20;
@@ -82,12 +83,23 @@ impl MemoryPlan {
         let seq_len = config.data.seq_len;
         let model = Model::new(&config.model, vocab_size, seq_len)?;
         let Place { numbers, on_gpu } = place;
-        let elements = model.layout(DType::F32)?.len() as u64;
-        let flat = elements * DType::F32.size_in_bytes() as u64;
+        let layout = model.layout(DType::F32)?;
+        let elements = layout.len() as u64;
+        let width = DType::F32.size_in_bytes() as u64;
+        let flat = elements * width;
         let size = numbers.size_in_bytes() as u64;
-        let rounded = match numbers {
-            DType::F32 => 0,
-            _ => elements * size,
+        let world = plan.world_size as u64;
+        // Rank 0 has as much as any other.
+        let held = match config.parallel.shard {
+            Shard::None => elements,
+            Shard::Optimizer => buckets::plan(&model, &layout, config.parallel.bucket_size.0)
+                .into_iter()
+                .map(|bucket| shard_range(bucket.range, plan.world_size, 0).len() as u64)
+                .sum(),
+        } * width;
+        let weights = match numbers {
+            DType::F32 => flat,
+            _ => held + elements * size,
         };
         let tokens = plan.micro_batch_size * seq_len;
         let per_token = |elements: usize| (elements * tokens) as u64 * size;
@@ -114,7 +126,6 @@ impl MemoryPlan {
         };
         let rows = config.model.vocab_size.unwrap_or(vocab_size);
         let batches = 2 + PREFETCHED_STEPS * plan.accumulation_steps;
-        let world = plan.world_size as u64;
         let block = per_token(largest + again);
         // Its input, the norm of that, and the gradients of both.
         let head = per_token(4 * dim);
@@ -130,13 +141,16 @@ impl MemoryPlan {
             // What the one moment leaves behind is seldom of the sizes that the other asks for.
             let recycled = block.min(head + logits).min(Recycler::SLACK as u64);
             let program = PROGRAM_BYTES + (batches * tokens) as u64 * 5;
-            (recycled, program, flat * (world - 1) / world)
+            let sums = flat * (world - 1) / world;
+            // Of what others update, this rank's copy comes from theirs.
+            let gathered = if held < flat { sums } else { 0 };
+            (recycled, program, sums + gathered)
         };
         Ok(Self {
-            weights: flat + rounded,
+            weights,
             gradients: flat,
-            first_moment: flat,
-            second_moment: flat,
+            first_moment: held,
+            second_moment: held,
             activations: per_token(activations),
             block,
             head,
@@ -182,9 +196,8 @@ pub struct Knob {
 }
 
 /// What to change so that a rank fits into the `memory` bytes of its GPU, or all ranks together into
-/// those of the host: the first that is enough of
-/// computing again, smaller micro-batches and fewer workers, each on top of those before; if none
-/// is, all of them.
+/// those of the host: the first that is enough of sharing out the optimizer's state, computing again,
+/// smaller micro-batches and fewer workers, each on top of those before; if none is, all of them.
 pub fn knob(
     plan: &Plan,
     vocab_size: usize,
@@ -225,6 +238,11 @@ pub(crate) fn remedies(plan: &Plan, place: Place) -> Vec<String> {
 
 /// Makes the next change that saves memory. The batch of a step stays what it is.
 fn turn(plan: &mut Plan) -> Option<String> {
+    let shard = &mut plan.config.parallel.shard;
+    if plan.world_size > 1 && *shard == Shard::None {
+        *shard = Shard::Optimizer;
+        return Some("parallel.shard=\"optimizer\"".to_owned());
+    }
     let recompute = &mut plan.config.train.recompute;
     match recompute {
         Recompute::None => {

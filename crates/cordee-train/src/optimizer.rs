@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
+use cordee_comm::ProcessGroup;
 use cordee_config::OptimizerConfig;
-use cordee_memory::{Buffer, Layout, View};
+use cordee_memory::{Layout, View};
 use cordee_model::Parameter;
 use cordee_ops::adamw::{self, AdamW};
 
-use crate::{TrainError, TrainState, sums::Sums};
+use crate::{TrainError, TrainState, held::intersection, sums::Sums};
 
 /// What the update needs to know of a step.
 pub(crate) struct Update {
@@ -19,20 +20,62 @@ pub(crate) struct Update {
     pub(crate) tokens_trained: f64,
 }
 
-/// The name of the first parameter of which `buffer`, which lies where `sums` does, holds something
-/// whose sum of squares `is_bad`.
+/// The name of the first parameter of which the summed squares are `bad`.
 pub(crate) fn first_parameter(
-    buffer: &Buffer,
     layout: &Layout,
+    squares: &[f64],
+    bad: fn(f64) -> bool,
+) -> Option<String> {
+    let found = squares.iter().position(|&squares| bad(squares));
+    found.map(|index| layout.slot(index).name().to_owned())
+}
+
+/// The sum of the squares of each parameter's gradient, over all ranks.
+pub(crate) fn squares_of_gradients(
+    state: &TrainState,
     sums: &mut Sums,
-    is_bad: fn(f64) -> bool,
-) -> Result<Option<String>, TrainError> {
-    for slot in layout.slots() {
-        if is_bad(sums.squares_of(buffer.slot_view(slot)?)?) {
-            return Ok(Some(slot.name().to_owned()));
+    group: &mut dyn ProcessGroup,
+) -> Result<Vec<f64>, TrainError> {
+    let mut squares = vec![0.0; state.layout.slots().len()];
+    for (bucket, range) in state.updated().into_iter().enumerate() {
+        for (index, slot) in state.layout.slots().iter().enumerate() {
+            let part = intersection(&slot.range(), &range);
+            if !part.is_empty() {
+                squares[index] += sums.squares_of(state.gradients.view(bucket, part)?)?;
+            }
         }
     }
-    Ok(None)
+    add_up(&mut squares, state.sharded, group)?;
+    Ok(squares)
+}
+
+/// The sum of the squares of each parameter, over all ranks.
+pub(crate) fn squares_of_weights(
+    state: &TrainState,
+    sums: &mut Sums,
+    group: &mut dyn ProcessGroup,
+) -> Result<Vec<f64>, TrainError> {
+    let mut squares = vec![0.0; state.layout.slots().len()];
+    let held = &state.parameters_held;
+    for (index, _, place) in held.tensors(&state.layout) {
+        let len = place.len();
+        squares[index] += sums.squares_of(state.parameters.view(place, &[len])?)?;
+    }
+    let shared_out = held.len() < state.layout.len();
+    add_up(&mut squares, shared_out, group)?;
+    Ok(squares)
+}
+
+/// Sums over ranks what they hold parts of.
+fn add_up(
+    squares: &mut [f64],
+    shared_out: bool,
+    group: &mut dyn ProcessGroup,
+) -> Result<(), TrainError> {
+    if shared_out {
+        group.sum_scalars(squares)?;
+    }
+    Ok(())
 }
 
 /// Of a sum of squares: whether an element is infinite or NaN.
@@ -45,8 +88,8 @@ pub(crate) fn is_zero(squares: f64) -> bool {
     squares == 0.0
 }
 
-/// One step of `AdamW` on every parameter. The gradient is multiplied by `scale` on the way, in the
-/// same pass; where that is not finite, nothing changes.
+/// One step of `AdamW` on every parameter that this rank updates. The gradient is multiplied by `scale`
+/// on the way, in the same pass; where that is not finite, nothing changes.
 pub(crate) fn apply(
     config: &OptimizerConfig,
     parameters: &[Parameter],
@@ -54,31 +97,42 @@ pub(crate) fn apply(
     update: &Update,
     scale: View<'_>,
 ) -> Result<(), TrainError> {
-    for (range, decays) in updated_together(parameters, &state.layout) {
-        let hyper = AdamW {
-            lr: update.lr,
-            beta1: config.betas[0],
-            beta2: config.betas[1],
-            eps: config.eps,
-            weight_decay: if decays { config.weight_decay } else { 0.0 },
-            step: update.step,
-        };
-        let shape = [range.len()];
-        let compute = match &mut state.rounded {
-            Some(rounded) => Some(rounded.view_mut(range.clone(), &shape)?),
-            None => None,
-        };
-        let updated = adamw::State {
-            params: state.parameters.view_mut(range.clone(), &shape)?,
-            m: state.first_moment.view_mut(range.clone(), &shape)?,
-            v: state.second_moment.view_mut(range.clone(), &shape)?,
-            compute,
-        };
-        let gradients = state.gradients.view(range, &shape)?;
-        adamw::step(updated, gradients, scale, &hyper)?;
+    let together = updated_together(parameters, &state.layout);
+    for (bucket, updated) in state.updated().into_iter().enumerate() {
+        for (range, decays) in &together {
+            let range = intersection(range, &updated);
+            if range.is_empty() {
+                continue;
+            }
+            let hyper = AdamW {
+                lr: update.lr,
+                beta1: config.betas[0],
+                beta2: config.betas[1],
+                eps: config.eps,
+                weight_decay: if *decays { config.weight_decay } else { 0.0 },
+                step: update.step,
+            };
+            let shape = [range.len()];
+            let compute = match &mut state.rounded {
+                Some(rounded) => Some(rounded.view_mut(range.clone(), &shape)?),
+                None => None,
+            };
+            let weights = state.parameters_held.find(&range).expect(UPDATED);
+            let moments = state.moments_held.find(&range).expect(UPDATED);
+            let views = adamw::State {
+                params: state.parameters.view_mut(weights, &shape)?,
+                m: state.first_moment.view_mut(moments.clone(), &shape)?,
+                v: state.second_moment.view_mut(moments, &shape)?,
+                compute,
+            };
+            let gradients = state.gradients.view(bucket, range)?;
+            adamw::step(views, gradients, scale, &hyper)?;
+        }
     }
     Ok(())
 }
+
+const UPDATED: &str = "a rank holds what it updates";
 
 /// Neighbours that decay or do not, as one range each, so that there are few calls. What lies between
 /// parameters is zero, and an update leaves it so.
@@ -96,32 +150,48 @@ fn updated_together(parameters: &[Parameter], layout: &Layout) -> Vec<(Range<usi
 
 #[cfg(test)]
 mod tests {
+    use cordee_comm::SharedMemoryGroup;
+    use cordee_config::{ModelConfig, ParallelConfig};
     use cordee_memory::DType;
-    use cordee_model::Init;
+    use cordee_model::{Init, Model};
     use cordee_ops::Device;
 
     use super::*;
-    use crate::sums::Sums;
+    use crate::Compute;
 
     #[test]
     fn the_first_bad_parameter_is_named() {
-        let tensors = ["a", "b", "c"].map(|name| (name.to_owned(), vec![3]));
-        let layout = Layout::new(DType::F32, tensors).unwrap();
-        let mut buffer = Buffer::zeroed(DType::F32, layout.len()).unwrap();
-        let mut sums = Sums::new(&Device::HOST).unwrap();
-        let mut first =
-            |buffer: &Buffer, is_bad| first_parameter(buffer, &layout, &mut sums, is_bad).unwrap();
-        assert_eq!(first(&buffer, is_zero).as_deref(), Some("a"));
-        assert_eq!(first(&buffer, is_not_finite), None);
-        for (slot, value) in layout.slots().iter().zip([1.0, f32::INFINITY, f32::NAN]) {
-            buffer
-                .slot_view_mut(slot)
-                .unwrap()
-                .as_mut_slice::<f32>()
-                .unwrap()[2] = value;
+        let config = ModelConfig {
+            tie_embeddings: true,
+            init_std: 0.1,
+            ..ModelConfig::llama(8, 1, 2, 8)
+        };
+        let model = Model::new(&config, 16, 4).unwrap();
+        let mut group = SharedMemoryGroup::solo();
+        let parallel = ParallelConfig::default();
+        let mut state = TrainState::new(&model, &Compute::HOST, &parallel, &mut group).unwrap();
+        let mut sums = Sums::new(&Device::HOST, 1).unwrap();
+        let names: Vec<String> = (state.layout.slots().iter())
+            .map(|slot| slot.name().to_owned())
+            .collect();
+        let last = names.len() - 1;
+        let mut first = |state: &TrainState, bad| {
+            let squares = squares_of_gradients(state, &mut sums, &mut group).unwrap();
+            first_parameter(&state.layout, &squares, bad)
+        };
+        assert_eq!(first(&state, is_zero).as_ref(), Some(&names[0]));
+        assert_eq!(first(&state, is_not_finite), None);
+        for id in 0..=last {
+            let bad = match id {
+                1 => f32::INFINITY,
+                3 => f32::NAN,
+                _ => 1.0,
+            };
+            let mut views = state.gradients.lend(&[id]).unwrap();
+            views[0].as_mut_slice::<f32>().unwrap()[2] = bad;
         }
-        assert_eq!(first(&buffer, is_not_finite).as_deref(), Some("b"));
-        assert_eq!(first(&buffer, is_zero), None);
+        assert_eq!(first(&state, is_not_finite).as_ref(), Some(&names[1]));
+        assert_eq!(first(&state, is_zero), None);
     }
 
     #[test]

@@ -19,6 +19,11 @@ impl Stopwatch {
         result
     }
 
+    /// Counts some seconds more.
+    pub(crate) fn add(&mut self, seconds: f64) {
+        self.seconds += seconds;
+    }
+
     /// The seconds so far; starts again from zero.
     pub(crate) fn take(&mut self) -> f64 {
         std::mem::take(&mut self.seconds)

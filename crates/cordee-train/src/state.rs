@@ -1,12 +1,15 @@
-//! What training changes: weights, gradients and moments, each one flat buffer.
+//! What training changes: weights, gradients and moments.
 
-use cordee_comm::ProcessGroup;
+use std::ops::Range;
+
+use cordee_comm::{ProcessGroup, shard_range};
+use cordee_config::{ParallelConfig, Shard};
 use cordee_memory::{Buffer, DType, Layout, View};
 use cordee_model::Model;
 use cordee_ops::Device;
 use half::bf16;
 
-use crate::TrainError;
+use crate::{TrainError, buckets::Buckets, held::Held};
 
 /// Where a model computes, and in which numbers.
 #[derive(Clone, Debug)]
@@ -28,22 +31,28 @@ impl Compute {
 /// The state of one rank, on the device that it computes on.
 #[derive(Debug)]
 pub struct TrainState {
-    /// Where each parameter lies, in every one of the buffers.
+    /// Where each parameter lies among all of them.
     pub layout: Layout,
-    /// Weights, in `f32`.
+    /// Weights, in `f32`: those that `parameters_held` says.
     pub parameters: Buffer,
-    /// What the model computes with in place of them: the same, rounded.
+    /// All weights, unless ranks share out the optimizer's state and the model computes with a copy.
+    pub(crate) parameters_held: Held,
+    /// What the model computes with in place of the weights: all of them, rounded.
     pub rounded: Option<Buffer>,
-    /// Sums of gradients; on the host in memory that the other ranks read.
-    pub gradients: Buffer,
-    /// First moments of the gradient.
+    /// Sums of gradients.
+    pub gradients: Buckets,
+    /// First moments of the gradient: those that `moments_held` says.
     pub first_moment: Buffer,
-    /// Second moments of the gradient.
+    /// Second moments of the gradient, likewise.
     pub second_moment: Buffer,
+    /// All moments, unless ranks share them out.
+    pub(crate) moments_held: Held,
+    /// This rank's shard of each bucket.
+    own: Vec<Range<usize>>,
+    /// Whether this rank updates its shards alone.
+    pub(crate) sharded: bool,
     /// Optimizer steps done.
     pub step: u64,
-    /// Memory of the host that the other ranks read, by which gradients of a device are summed.
-    exchanged: Option<Buffer>,
 }
 
 impl TrainState {
@@ -51,34 +60,72 @@ impl TrainState {
     pub fn new(
         model: &Model,
         compute: &Compute,
+        parallel: &ParallelConfig,
         group: &mut dyn ProcessGroup,
     ) -> Result<Self, TrainError> {
         let layout = model.layout(DType::F32)?;
         let (device, len) = (&compute.device, layout.len());
-        let zeroed = || device.zeroed(DType::F32, len);
-        let on_host = device.facts().is_none();
-        let rounded = match compute.numbers {
-            DType::F32 => None,
-            numbers => Some(device.zeroed(numbers, len)?),
+        let gradients = Buckets::new(model, &layout, parallel.bucket_size.0, device, group)?;
+        let (rank, world) = (group.rank(), group.world_size());
+        let shard = |range| shard_range(range, world, rank);
+        let own: Vec<_> = gradients.ranges().map(shard).collect();
+
+        let sharded = parallel.shard == Shard::Optimizer && world > 1;
+        let all = Held::all(len);
+        let moments_held = if sharded {
+            Held::only(own.iter().cloned())
+        } else {
+            all.clone()
+        };
+        let (parameters_held, rounded) = match compute.numbers {
+            DType::F32 => (all, None),
+            numbers => (moments_held.clone(), Some(device.zeroed(numbers, len)?)),
+        };
+        let gathered_on_host = sharded && rounded.is_none() && device.facts().is_none();
+        let parameters = if gathered_on_host {
+            group.allocate(DType::F32, len)?
+        } else {
+            device.zeroed(DType::F32, parameters_held.len())?
         };
         Ok(Self {
-            parameters: zeroed()?,
+            parameters,
+            parameters_held,
             rounded,
-            gradients: if on_host {
-                group.allocate(DType::F32, len)?
-            } else {
-                zeroed()?
-            },
-            first_moment: zeroed()?,
-            second_moment: zeroed()?,
+            gradients,
+            first_moment: device.zeroed(DType::F32, moments_held.len())?,
+            second_moment: device.zeroed(DType::F32, moments_held.len())?,
+            moments_held,
+            own,
+            sharded,
             step: 0,
-            exchanged: if on_host || group.world_size() == 1 {
-                None
-            } else {
-                Some(group.allocate(DType::F32, len)?)
-            },
             layout,
         })
+    }
+
+    /// This rank's shard of each bucket, in the layout of all parameters.
+    pub(crate) fn own(&self) -> &[Range<usize>] {
+        &self.own
+    }
+
+    /// What this rank updates of each bucket.
+    pub(crate) fn updated(&self) -> Vec<Range<usize>> {
+        if self.sharded {
+            self.own.clone()
+        } else {
+            self.gradients.ranges().collect()
+        }
+    }
+
+    /// Has every rank hold all that the model computes with, after each has updated its part.
+    pub(crate) fn gather(&mut self, group: &mut dyn ProcessGroup) -> Result<(), TrainError> {
+        if !self.sharded {
+            return Ok(());
+        }
+        let computed = self.rounded.as_mut().unwrap_or(&mut self.parameters);
+        for range in self.gradients.ranges() {
+            group.all_gather(computed, range)?;
+        }
+        Ok(group.fence()?)
     }
 
     /// A view of each parameter as the model computes with it, in the model's order.
@@ -91,7 +138,7 @@ impl TrainState {
         self.rounded.as_ref().unwrap_or(&self.parameters)
     }
 
-    /// Has `fill` write the weights.
+    /// Has `fill` write all weights.
     pub(crate) fn fill_parameters<E>(
         &mut self,
         fill: impl FnOnce(&Layout, &mut Buffer) -> Result<(), E>,
@@ -99,64 +146,62 @@ impl TrainState {
     where
         TrainError: From<E>,
     {
-        if self.parameters.is_on_device() {
-            let mut filled = Buffer::zeroed(DType::F32, self.layout.len())?;
-            fill(&self.layout, &mut filled)?;
-            self.parameters.copy_from_host(&filled)?;
-        } else {
-            fill(&self.layout, &mut self.parameters)?;
+        // On the host the model computes with the weights themselves.
+        if !self.parameters.is_on_device() {
+            return Ok(fill(&self.layout, &mut self.parameters)?);
         }
-        self.round()
+        let len = self.layout.len();
+        let mut filled = Buffer::zeroed(DType::F32, len)?;
+        fill(&self.layout, &mut filled)?;
+        if let Some(rounded) = &mut self.rounded {
+            rounded.copy_from_host(&to_bf16(&filled)?)?;
+        }
+        if self.parameters.len() == len {
+            return Ok(self.parameters.copy_from_host(&filled)?);
+        }
+        let mut held = Buffer::zeroed(DType::F32, self.parameters.len())?;
+        let (target, source) = (held.as_mut_slice::<f32>()?, filled.as_slice::<f32>()?);
+        for (part, place) in self.parameters_held.parts(0..len) {
+            target[place].copy_from_slice(&source[part]);
+        }
+        Ok(self.parameters.copy_from_host(&held)?)
     }
 
-    /// Rounds the weights for the model, after they were set. The optimizer does it on its way.
-    pub(crate) fn round(&mut self) -> Result<(), TrainError> {
-        let Some(rounded) = &mut self.rounded else {
-            return Ok(());
-        };
-        let weights = self.parameters.to_host()?;
-        let mut narrow = Buffer::zeroed(DType::Bf16, weights.len())?;
-        let pairs = narrow.as_mut_slice::<bf16>()?.iter_mut();
-        for (narrow, &weight) in pairs.zip(weights.as_slice::<f32>()?) {
-            *narrow = bf16::from_f32(weight);
-        }
-        Ok(rounded.copy_from_host(&narrow)?)
-    }
-
-    /// Sums the gradients over all ranks.
-    pub(crate) fn reduce_gradients(
-        &mut self,
-        group: &mut dyn ProcessGroup,
-    ) -> Result<(), TrainError> {
-        let all = 0..self.layout.len();
-        match &mut self.exchanged {
-            Some(exchanged) => {
-                self.gradients.copy_to_host(exchanged)?;
-                group.all_reduce(exchanged, all)?;
-                Ok(self.gradients.copy_from_host(exchanged)?)
-            }
-            None if self.gradients.is_on_device() => Ok(()),
-            None => Ok(group.all_reduce(&mut self.gradients, all)?),
-        }
-    }
-
-    /// What must be equal on every rank, and is saved: weights and moments.
-    pub(crate) fn persistent(&self) -> [(&'static str, &Buffer); 3] {
+    /// What is saved: weights and moments, and which of them are here.
+    pub(crate) fn persistent(&self) -> [(&'static str, &Buffer, &Held); 3] {
+        let (parameters, moments) = (&self.parameters_held, &self.moments_held);
         [
-            ("", &self.parameters),
-            (FIRST_MOMENT, &self.first_moment),
-            (SECOND_MOMENT, &self.second_moment),
+            ("", &self.parameters, parameters),
+            (FIRST_MOMENT, &self.first_moment, moments),
+            (SECOND_MOMENT, &self.second_moment, moments),
         ]
     }
 
-    /// The same, to be filled.
-    pub(crate) fn persistent_mut(&mut self) -> [(&'static str, &mut Buffer); 3] {
+    /// The moments, to be filled.
+    pub(crate) fn moments_mut(&mut self) -> [(&'static str, &mut Buffer); 2] {
         [
-            ("", &mut self.parameters),
             (FIRST_MOMENT, &mut self.first_moment),
             (SECOND_MOMENT, &mut self.second_moment),
         ]
     }
+
+    /// What must be equal on every rank.
+    pub(crate) fn replicated(&self) -> Vec<&Buffer> {
+        if self.sharded {
+            return vec![self.computed()];
+        }
+        vec![&self.parameters, &self.first_moment, &self.second_moment]
+    }
+}
+
+/// The same numbers, rounded.
+fn to_bf16(weights: &Buffer) -> Result<Buffer, TrainError> {
+    let mut narrow = Buffer::zeroed(DType::Bf16, weights.len())?;
+    let pairs = narrow.as_mut_slice::<bf16>()?.iter_mut();
+    for (narrow, &weight) in pairs.zip(weights.as_slice::<f32>()?) {
+        *narrow = bf16::from_f32(weight);
+    }
+    Ok(narrow)
 }
 
 /// A view of each tensor of `layout` in `buffer`.

@@ -100,6 +100,8 @@ struct Trainer<'a> {
     first_step: u64,
     newest_checkpoint: Option<String>,
     waiting_for_data: Stopwatch,
+    /// Seconds that the group had spent in collectives when the last step ended.
+    comm_seconds: f64,
 }
 
 impl<'a> Trainer<'a> {
@@ -111,7 +113,7 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self, TrainError> {
         let config = &run.plan.config;
         let recompute = config.train.recompute;
-        let mut learner = Learner::new(model, run.compute, recompute, group)?;
+        let mut learner = Learner::new(model, run.compute, recompute, &config.parallel, group)?;
         let state = &mut learner.state;
         match (run.resume, &config.model.init_from) {
             (Some(path), _) => check_origin(path, &restore(path, state)?, run)?,
@@ -160,6 +162,7 @@ impl<'a> Trainer<'a> {
             checkpoints,
             newest_checkpoint: run.resume.map(|path| path.display().to_string()),
             waiting_for_data: Stopwatch::default(),
+            comm_seconds: learner.group.seconds(),
             run,
             learner,
             tell,

@@ -10,7 +10,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use cordee_comm::SharedMemoryGroup;
-use cordee_config::Recompute;
+use cordee_config::{ByteSize, ParallelConfig, Recompute};
 use cordee_memory::{DType, SharedMemory};
 use cordee_ops::{Device, GpuOptions};
 use cordee_protocol::TraceReport;
@@ -46,6 +46,11 @@ fn replayed(family: &str, device: &Device, numbers: DType, recompute: Recompute)
             numbers,
         },
         recompute,
+        // So that small models have several.
+        parallel: ParallelConfig {
+            bucket_size: ByteSize(64 << 10),
+            ..ParallelConfig::default()
+        },
     };
     replay(&trace, &mut group).unwrap()
 }

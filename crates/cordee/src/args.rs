@@ -181,6 +181,16 @@ pub(crate) struct BenchTrainArgs {
     /// What a block's backward computes again: `none`, `light` or `full` [default: none].
     #[arg(long, value_name = "WHAT")]
     pub(crate) recompute: Option<String>,
+    /// What workers share out instead of each holding all: `none`, or `optimizer` for its state
+    /// [default: none].
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) shard: Option<String>,
+    /// Measure what summing gradients over workers costs, and how much of it backwards hide.
+    #[arg(long)]
+    pub(crate) communication: bool,
+    /// Emulate a link of so many bytes a second between workers on the CPU, such as 500MiB.
+    #[arg(long, value_name = "SIZE", requires = "communication")]
+    pub(crate) link: Option<ByteSize>,
     /// Steps that count.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least_one)]
     pub(crate) steps: usize,
@@ -237,6 +247,12 @@ pub(crate) struct VerifyTraceArgs {
     /// What a block's backward computes again.
     #[arg(long, value_name = "WHAT", default_value = "none", value_parser = ["none", "light", "full"])]
     pub(crate) recompute: String,
+    /// What workers share out instead of each holding all.
+    #[arg(long, value_name = "WHAT", default_value = "none", value_parser = ["none", "optimizer"])]
+    pub(crate) shard: String,
+    /// Least bytes of gradients that are summed over workers at once [default: 25MiB].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) bucket_size: Option<ByteSize>,
     /// What to compute on.
     #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
     pub(crate) device: DeviceArg,

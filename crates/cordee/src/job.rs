@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use cordee_config::{ComputePrecision, DeviceKind, Plan, Recompute, TimeSpan};
+use cordee_config::{ComputePrecision, DeviceKind, ParallelConfig, Plan, Recompute, TimeSpan};
 use serde::{Deserialize, Serialize};
 
 /// What every rank of a launch does, the same for all.
@@ -70,6 +70,10 @@ pub struct BenchTask {
     pub warmup: usize,
     /// Steps that count.
     pub steps: usize,
+    /// Whether to measure what summing gradients costs.
+    pub communication: bool,
+    /// Bytes per second of a link to emulate between ranks.
+    pub link: Option<f64>,
 }
 
 /// Compare training steps with recorded ones.
@@ -79,6 +83,8 @@ pub struct TraceTask {
     pub dir: PathBuf,
     /// What a block's backward computes again.
     pub recompute: Recompute,
+    /// How the work is shared out.
+    pub parallel: ParallelConfig,
 }
 
 impl Job {

@@ -179,6 +179,7 @@ fn steps(count: u64) {
             step_s: 0.1,
             data_s: 0.0,
             comm_s: 0.0,
+            comm_exposed_s: 0.0,
             memory_bytes: 1,
             due: true,
         };

@@ -18,6 +18,7 @@ pub(crate) fn step(step: u64) -> StepRecord {
         step_s: 0.5,
         data_s: 0.001,
         comm_s: 0.01,
+        comm_exposed_s: 0.004,
         tokens_per_s: 8192.0,
         host_rss_bytes: 1 << 28,
     }

@@ -79,14 +79,16 @@ fn three_steps(on: &Setting, count: usize) -> Result<Vec<Compared>> {
 
 fn squares(on: &Setting, count: usize) -> Result<Vec<Compared>> {
     let gradient = normals("gradient", count);
-    let (mut sum, mut scale) = (on.sum(0.0)?, on.sum(0.0)?);
+    let (mut sum, mut total, mut scale) = (on.sum(0.0)?, on.sum(0.0)?, on.sum(0.0)?);
     let held = on.state(&gradient, &[count])?;
     gradient_norm::sum_of_squares(held.view(), &mut sum.view_mut())?;
-    gradient_norm::scale(sum.view(), 7.0, 0.5, &mut scale.view_mut())?;
+    let (mut totalled, mut scaled) = (total.view_mut(), scale.view_mut());
+    gradient_norm::scale(sum.view(), 7.0, 0.5, &mut totalled, &mut scaled)?;
     let expected = gradient_norm::reference::sum_of_squares(&gradient);
     let expected_scale = gradient_norm::reference::scale(expected, 7.0, 0.5);
     Ok(vec![
         Compared::new("squares", sum.values()?, vec![expected]),
+        Compared::new("their sum", total.values()?, vec![expected]),
         Compared::new("scale", scale.values()?, vec![expected_scale]),
     ])
 }

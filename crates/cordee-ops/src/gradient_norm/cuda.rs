@@ -39,15 +39,25 @@ pub(super) fn sum_of_squares(gpu: &Gpu, values: View<'_>, sum: &mut ViewMut<'_>)
 
 pub(super) fn scale(
     gpu: &Gpu,
-    sum: View<'_>,
+    squares: View<'_>,
     [tokens, max_norm]: [f64; 2],
+    sum: &mut ViewMut<'_>,
     scale: &mut ViewMut<'_>,
 ) -> Result<()> {
-    let sum = OP.parameter(gpu, "sum", sum, DType::F64, &[1])?;
+    let (count, shape) = (squares.len(), squares.shape());
+    let squares = OP.parameter(gpu, "squares", squares, DType::F64, shape)?;
+    let sum = OP.parameter_mut(gpu, "sum", sum, DType::F64, &[1])?;
     let scale = OP.parameter_mut(gpu, "scale", scale, DType::F64, &[1])?;
     let kernel = gpu.kernel(OP, &SOURCE, DType::F32, "update_scale")?;
-    let arguments = [sum.into(), tokens.into(), max_norm.into(), scale.into()];
-    // SAFETY: one number is read, and one written.
+    let arguments = [
+        squares.into(),
+        (count as u64).into(),
+        tokens.into(),
+        max_norm.into(),
+        sum.into(),
+        scale.into(),
+    ];
+    // SAFETY: `count` numbers are read, and two written.
     unsafe { kernel.launch(Grid::new(1, 1), &arguments) }
 }
 
@@ -105,7 +115,8 @@ mod tests {
             let gradients = gradients.view(0..COUNT, &[COUNT]).unwrap();
             assert_eq!(first_non_finite(gradients).unwrap(), Some(at));
 
-            let mut numbers = buffer(&gpu, &[7.0_f64, 7.0]);
+            let mut numbers = buffer(&gpu, &[7.0_f64; 2]);
+            let mut total = buffer(&gpu, &[7.0_f64]);
             let (sum, factor) = (0..1, 1..2);
             let mut view = numbers.view_mut(sum.clone(), &[1]).unwrap();
             sum_of_squares(&gpu, gradients, &mut view).unwrap();
@@ -114,7 +125,8 @@ mod tests {
             let squares = buffer(&gpu, &squares);
             let squares = squares.view(0..1, &[1]).unwrap();
             let mut view = numbers.view_mut(factor.clone(), &[1]).unwrap();
-            scale(&gpu, squares, [10.0, 1.0], &mut view).unwrap();
+            let mut total = total.view_mut(0..1, &[1]).unwrap();
+            scale(&gpu, squares, [10.0, 1.0], &mut total, &mut view).unwrap();
 
             let mut state = [1.0_f32, 2.0, 3.0].map(|value| buffer(&gpu, &vec![value; COUNT]));
             let [params, m, v] = &mut state;

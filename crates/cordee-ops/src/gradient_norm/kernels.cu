@@ -46,14 +46,19 @@ extern "C" __global__ void __launch_bounds__(1024) add_squares(const double *par
     }
 }
 
-// scale [1] = what summed gradients over `tokens` tokens are multiplied by, where `sum` [1] is their sum of
-// squares: 1 / tokens, less where the norm of their mean is larger than `max_norm`, which 0 turns off; NaN
-// where the sum is not finite. One thread.
-extern "C" __global__ void update_scale(const double *sum, double tokens, double max_norm, double *scale) {
-    double squares = *sum, clip = 1.0;
+// sum [1] = the sum of `squares` [count], one after the other; scale [1] = what summed gradients over
+// `tokens` tokens are multiplied by, where that is their sum of squares: 1 / tokens, less where the norm
+// of their mean is larger than `max_norm`, which 0 turns off; NaN where the sum is not finite. One thread.
+extern "C" __global__ void update_scale(const double *squares, u64 count, double tokens, double max_norm,
+                                        double *sum, double *scale) {
+    double total = 0.0, clip = 1.0;
+    for (u64 index = 0; index < count; index++) {
+        total += squares[index];
+    }
+    *sum = total;
     if (max_norm != 0.0) {
-        clip = min(1.0, max_norm / (sqrt(squares) / tokens + 1e-6));
+        clip = min(1.0, max_norm / (sqrt(total) / tokens + 1e-6));
     }
     // A number less itself is 0, if it is finite, and otherwise NaN.
-    *scale = clip / tokens + (squares - squares);
+    *scale = clip / tokens + (total - total);
 }

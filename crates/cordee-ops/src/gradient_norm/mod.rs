@@ -36,17 +36,25 @@ pub fn sum_of_squares(values: View<'_>, sum: &mut ViewMut<'_>) -> Result<()> {
     })
 }
 
-/// Writes to `scale`, `f64` `[1]`, what summed gradients over `tokens` tokens are multiplied by in an
-/// update, where `sum`, `f64` `[1]`, is their sum of squares: one over the tokens, times the
-/// [`clip_factor`] of their mean's norm. NaN where the sum is not finite, of which no update makes
-/// anything.
-pub fn scale(sum: View<'_>, tokens: f64, max_norm: f64, scale: &mut ViewMut<'_>) -> Result<()> {
+/// Writes to `sum`, `f64` `[1]`, the sum of `squares`, `f64` `[n]`, in that order; and to `scale`, `f64`
+/// `[1]`, what summed gradients over `tokens` tokens are multiplied by in an update, where that is their
+/// sum of squares: one over the tokens, times the [`clip_factor`] of their mean's norm. NaN where the
+/// sum is not finite, of which no update makes anything.
+pub fn scale(
+    squares: View<'_>,
+    tokens: f64,
+    max_norm: f64,
+    sum: &mut ViewMut<'_>,
+    scale: &mut ViewMut<'_>,
+) -> Result<()> {
     let _timed = OP.timed(Pass::Update);
     #[cfg(feature = "cuda")]
-    if let Some(gpu) = Gpu::of_view(&sum) {
-        return cuda::scale(&gpu, sum, [tokens, max_norm], scale);
+    if let Some(gpu) = Gpu::of_view(&squares) {
+        return cuda::scale(&gpu, squares, [tokens, max_norm], sum, scale);
     }
-    let sum = OP.weight::<f64>("sum", sum, &[1])?[0];
+    let squares = OP.weight::<f64>("squares", squares, squares.shape())?;
+    let sum = &mut OP.gradient::<f64>("sum", sum, &[1])?[0];
+    *sum = squares.iter().fold(0.0, |sum, square| sum + square);
     let scale = OP.gradient::<f64>("scale", scale, &[1])?;
     scale[0] = if sum.is_finite() {
         clip_factor(max_norm, sum.sqrt() / tokens) / tokens

@@ -11,11 +11,16 @@ fn sum(values: &[f32]) -> f64 {
 }
 
 fn scale_of(sum: f64, tokens: f64, max_norm: f64) -> f64 {
-    let (sum, mut found) = ([sum], [0.0]);
-    let sum = View::from_slice(&sum, &[1]).unwrap();
+    total_and_scale(&[sum], tokens, max_norm)[1]
+}
+
+fn total_and_scale(squares: &[f64], tokens: f64, max_norm: f64) -> [f64; 2] {
+    let (mut total, mut found) = ([f64::NAN], [f64::NAN]);
+    let squares = View::from_slice(squares, &[squares.len()]).unwrap();
+    let mut summed = ViewMut::from_slice(&mut total, &[1]).unwrap();
     let mut view = ViewMut::from_slice(&mut found, &[1]).unwrap();
-    scale(sum, tokens, max_norm, &mut view).unwrap();
-    found[0]
+    scale(squares, tokens, max_norm, &mut summed, &mut view).unwrap();
+    [total[0], found[0]]
 }
 
 fn first(values: &[f32]) -> Option<usize> {
@@ -94,4 +99,13 @@ fn wrong_calls_are_named() {
         sum_of_squares(values, &mut narrow).unwrap_err().to_string(),
         "gradient_norm: `sum` holds f32, expected f64"
     );
+}
+
+#[test]
+fn parts_are_added_in_order() {
+    let parts = [1e16, 1.0, -1e16, 9.0];
+    let [total, scale] = total_and_scale(&parts, 2.0, 1.0);
+    // 1e16 + 1 is 1e16 again.
+    assert_eq!(total.to_bits(), 9.0_f64.to_bits());
+    assert_eq!(scale.to_bits(), scale_of(9.0, 2.0, 1.0).to_bits());
 }

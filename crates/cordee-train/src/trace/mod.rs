@@ -5,7 +5,7 @@ mod recorded;
 use std::{ops::Range, path::Path};
 
 use cordee_comm::ProcessGroup;
-use cordee_config::{Recompute, hugging_face};
+use cordee_config::{ParallelConfig, Recompute, hugging_face};
 use cordee_data::DataError;
 use cordee_model::{Context, Keep, Model, Weights, weights};
 use cordee_ops::{Sequences, transfer};
@@ -23,6 +23,8 @@ pub struct Trace<'a> {
     pub compute: Compute,
     /// What backwards compute again.
     pub recompute: Recompute,
+    /// How the work is shared out.
+    pub parallel: ParallelConfig,
 }
 
 /// Replays a trace with the steps of training. The rows of each micro-batch are dealt to the ranks
@@ -39,7 +41,13 @@ pub fn replay(trace: &Trace<'_>, group: &mut dyn ProcessGroup) -> Result<TraceRe
     }
     // The logits are behind all tokens of a row, of which training never sees the last.
     let model = model(trace.dir, recorded.seq_len + 1)?;
-    let mut learner = Learner::new(&model, &trace.compute, trace.recompute, group)?;
+    let mut learner = Learner::new(
+        &model,
+        &trace.compute,
+        trace.recompute,
+        &trace.parallel,
+        group,
+    )?;
     learner
         .state
         .fill_parameters(|layout, buffer| weights::load(trace.dir, &model, layout, buffer))?;

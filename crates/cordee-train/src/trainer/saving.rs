@@ -9,7 +9,8 @@ use super::Trainer;
 use crate::{
     TrainError,
     checkpoints::{RunState, Saved},
-    optimizer::{first_parameter, is_not_finite},
+    learner::Learner,
+    optimizer::{first_parameter, is_not_finite, squares_of_weights},
 };
 
 impl Trainer<'_> {
@@ -18,13 +19,11 @@ impl Trainer<'_> {
     pub(super) fn save(&mut self, last: bool) -> Result<(), TrainError> {
         let started = Instant::now();
         let step = self.learner.state.step;
-        let not_finite = first_parameter(
-            &self.learner.state.parameters,
-            &self.learner.state.layout,
-            &mut self.learner.sums,
-            is_not_finite,
-        )?;
-        if let Some(name) = not_finite {
+        let Learner {
+            state, sums, group, ..
+        } = &mut self.learner;
+        let squares = squares_of_weights(state, sums, *group)?;
+        if let Some(name) = first_parameter(&state.layout, &squares, is_not_finite) {
             return Err(TrainError::Diverged {
                 step,
                 what: format!("weights of `{name}` are not finite"),

@@ -8,9 +8,9 @@ use cordee_protocol::{StepProgress, WorkerMessage};
 
 use super::{Trainer, is_due};
 use crate::{
-    TrainError, TrainState,
-    learner::{StepCounts, StepResult},
-    optimizer::{Update, first_parameter, is_not_finite, is_zero},
+    TrainError,
+    learner::{Learner, StepCounts, StepResult},
+    optimizer::{Update, first_parameter, is_not_finite, is_zero, squares_of_gradients},
     progress::resident_bytes,
     schedule::learning_rate,
 };
@@ -64,28 +64,30 @@ impl Trainer<'_> {
     /// after an error.
     fn check(&mut self, step: u64, result: &StepResult) -> Result<(), TrainError> {
         let &StepResult { loss, grad_norm } = result;
-        let sums = &mut self.learner.sums;
-        let TrainState {
-            gradients, layout, ..
-        } = &self.learner.state;
-        if !loss.is_finite() || !grad_norm.is_finite() {
-            let parameter = first_parameter(gradients, layout, sums, is_not_finite)?;
+        let diverged = !loss.is_finite() || !grad_norm.is_finite();
+        // Both are the same on every rank.
+        if !diverged && step != self.first_step + 1 {
+            return Ok(());
+        }
+        let Learner {
+            state, sums, group, ..
+        } = &mut self.learner;
+        let squares = squares_of_gradients(state, sums, *group)?;
+        if diverged {
+            let parameter = first_parameter(&state.layout, &squares, is_not_finite);
             let first = parameter.map_or_else(String::new, |name| {
                 format!("; the first gradient that is not finite is that of `{name}`")
             });
             let what = format!("loss {loss}, gradient norm {grad_norm}{first}");
             return Err(TrainError::Diverged { step, what });
         }
-        if step == self.first_step + 1 {
-            let zero = first_parameter(gradients, layout, sums, is_zero)?;
-            if let Some(parameter) = zero {
-                return Err(TrainError::MissingGradient {
-                    parameter,
-                    why: "it is zero everywhere",
-                });
-            }
+        match first_parameter(&state.layout, &squares, is_zero) {
+            None => Ok(()),
+            Some(parameter) => Err(TrainError::MissingGradient {
+                parameter,
+                why: "it is zero everywhere",
+            }),
         }
-        Ok(())
     }
 
     fn report(&mut self, update: &Update, result: &StepResult, started: Instant) {
@@ -96,7 +98,9 @@ impl Trainer<'_> {
         let plan = self.run.plan;
         let step_s = started.elapsed().as_secs_f64();
         let tokens_per_s = plan.tokens_per_step as f64 / step_s;
-        let (data_s, comm_s) = (
+        let comm_seconds = self.learner.group.seconds();
+        let comm_s = comm_seconds - std::mem::replace(&mut self.comm_seconds, comm_seconds);
+        let (data_s, comm_exposed_s) = (
             self.waiting_for_data.take(),
             self.learner.times.collectives.take(),
         );
@@ -125,6 +129,7 @@ impl Trainer<'_> {
             step_s,
             data_s,
             comm_s,
+            comm_exposed_s,
             tokens_per_s,
             host_rss_bytes: memory_bytes,
         });
@@ -139,6 +144,7 @@ impl Trainer<'_> {
             step_s,
             data_s,
             comm_s,
+            comm_exposed_s,
             memory_bytes,
             due: is_due(update.step, plan.config.log.every.0),
         }));

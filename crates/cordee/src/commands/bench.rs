@@ -26,6 +26,8 @@ pub(crate) fn run(command: &BenchCommand) -> Result<u8, Failure> {
             plan: plan.clone(),
             warmup: args.warmup,
             steps: args.steps,
+            communication: args.communication,
+            link: args.link.map(|link| link.0 as f64),
         }),
     );
     let told = ranks::ask(&job, "bench")?;
@@ -87,6 +89,7 @@ fn plan(args: &BenchTrainArgs) -> Result<Plan, Failure> {
     let words = [
         ("precision.compute", &args.precision),
         ("train.recompute", &args.recompute),
+        ("parallel.shard", &args.shard),
     ];
     sets.extend(
         words
@@ -230,6 +233,7 @@ impl Measured<'_> {
             "first_loss": report.first_loss,
             "last_loss": report.last_loss,
             "parts": report.parts,
+            "communication": report.communication,
         })
     }
 
@@ -307,6 +311,18 @@ impl Measured<'_> {
                 ),
             );
         }
+        if let Some(sums) = &report.communication {
+            let text = format!(
+                "{:.1} ms alone for {:.1} MB in {} parts; {:.1} ms a step with it, {:.1} without: {:.0}% hidden",
+                sums.alone_s * 1e3,
+                sums.bytes as f64 / 1e6,
+                sums.buckets,
+                sums.step_s * 1e3,
+                sums.step_without_s * 1e3,
+                sums.hidden * 100.0
+            );
+            lines.push(("communication", text));
+        }
         // Of the steps whose parts were timed, which a GPU does apart from those that are measured.
         let step = report.parts.iter().map(|part| part.seconds).sum::<f64>();
         lines.extend(report.parts.iter().map(|part| {
@@ -320,7 +336,7 @@ impl Measured<'_> {
             ("", text)
         }));
         lines.iter().fold(String::new(), |mut page, (label, text)| {
-            let _ = writeln!(page, "{label:<13}{text}");
+            let _ = writeln!(page, "{label:<14}{text}");
             page
         })
     }

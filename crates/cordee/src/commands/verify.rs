@@ -5,7 +5,7 @@ mod operators;
 use std::fmt::Write as _;
 
 use anyhow::{Context, anyhow};
-use cordee_config::{ComputePrecision, DeviceKind, ParallelConfig, Recompute};
+use cordee_config::{ComputePrecision, DeviceKind, ParallelConfig, Recompute, Shard};
 use cordee_protocol::{ExitCode, TraceReport, WorkerMessage};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -54,15 +54,26 @@ fn verify_trace(args: &VerifyTraceArgs) -> Result<u8, Failure> {
     })?;
     let recompute = Recompute::deserialize(Value::from(args.recompute.as_str()))
         .context("reading --recompute")?;
+    let mut parallel = ParallelConfig {
+        shard: Shard::deserialize(Value::from(args.shard.as_str())).context("reading --shard")?,
+        ..ParallelConfig::default()
+    };
+    if let Some(bucket_size) = args.bucket_size {
+        parallel.bucket_size = bucket_size;
+    }
     let precision = args.precision.precision();
     let device = devices::device(args.device.choice(), precision, args.workers)?;
     let job = Job {
         world_size: args.workers,
         threads: threads_per_rank(args.workers),
-        timeout: ParallelConfig::default().timeout,
+        timeout: parallel.timeout,
         device,
         precision,
-        task: Task::Trace(TraceTask { dir, recompute }),
+        task: Task::Trace(TraceTask {
+            dir,
+            recompute,
+            parallel,
+        }),
     };
     let told = ranks::ask(&job, "verify")?;
     let Some(WorkerMessage::Trace(report)) = told.into_iter().next() else {

@@ -30,6 +30,7 @@ pub(super) fn step(progress: &StepProgress, eta: Option<f64>) -> String {
         step_s,
         data_s,
         comm_s,
+        comm_exposed_s,
         ..
     } = *progress;
     let digits = steps.to_string().len();
@@ -40,9 +41,16 @@ pub(super) fn step(progress: &StepProgress, eta: Option<f64>) -> String {
             format!("({}/rank)", compact(progress.tokens_per_s / ranks as f64))
         ),
     };
+    // Of the seconds of collectives, those that the backward covered.
+    let hidden = if ranks > 1 && comm_s > 0.0 {
+        let share = (1.0 - comm_exposed_s / comm_s).clamp(0.0, 1.0);
+        format!(", {:>3.0}% hidden", 100.0 * share)
+    } else {
+        String::new()
+    };
     format!(
         "step {step:>digits$}/{steps}  {:>5}%  loss {loss:>7.4}  gnorm {:>5}  lr {:>7}  \
-         {:>6} tok/s{per_rank}  mem {:>7}  {:>5} (data {:>4}%, comm {:>4}%)  eta {}",
+         {:>6} tok/s{per_rank}  mem {:>7}  {:>5} (data {:>4}%, comm {:>4}%{hidden})  eta {}",
         percent(step as f64, steps as f64),
         norm(progress.grad_norm),
         format!("{:.2e}", progress.lr),
@@ -50,7 +58,7 @@ pub(super) fn step(progress: &StepProgress, eta: Option<f64>) -> String {
         bytes(progress.memory_bytes),
         seconds(step_s),
         percent(data_s, step_s),
-        percent(comm_s, step_s),
+        percent(comm_exposed_s, step_s),
         time_left(eta),
     )
 }
@@ -153,9 +161,9 @@ mod tests {
             step(&broken, Some(0.0)),
         ];
         assert_snapshot!(lines.join("\n"), @"
-        step   1/400    0.2%  loss 11.0904  gnorm 153.20  lr  0.00e0     954 tok/s (477/rank)     mem 61.4GiB  12.8s (data 47.1%, comm  0.1%)  eta --
-        step 120/400   30.0%  loss  4.2137  gnorm  0.81  lr 2.90e-4   12.3k tok/s (6.2k/rank)    mem  212MiB  0.33s (data  0.4%, comm  2.1%)  eta 1m38s
-        step 400/400  100.0%  loss     NaN  gnorm   inf  lr 2.90e-4   12.3k tok/s (6.2k/rank)    mem  212MiB  0.33s (data  0.4%, comm  2.1%)  eta 0s
+        step   1/400    0.2%  loss 11.0904  gnorm 153.20  lr  0.00e0     954 tok/s (477/rank)     mem 61.4GiB  12.8s (data 47.1%, comm  0.1%,  75% hidden)  eta --
+        step 120/400   30.0%  loss  4.2137  gnorm  0.81  lr 2.90e-4   12.3k tok/s (6.2k/rank)    mem  212MiB  0.33s (data  0.4%, comm  2.1%,  75% hidden)  eta 1m38s
+        step 400/400  100.0%  loss     NaN  gnorm   inf  lr 2.90e-4   12.3k tok/s (6.2k/rank)    mem  212MiB  0.33s (data  0.4%, comm  2.1%,  75% hidden)  eta 0s
         ");
     }
 

@@ -221,12 +221,12 @@ fn without_a_terminal_there_are_lines() {
     resumed at  step 100
                 of another run
 
-    step 101/400   25.2%  loss  4.2137  gnorm  0.81  lr 2.90e-4   12.3k tok/s (6.2k/rank)    mem  212MiB  0.33s (data  0.4%, comm  2.1%)  eta --
-    step 110/400   27.5%  loss  4.2137  gnorm  0.81  lr 2.90e-4   12.3k tok/s (6.2k/rank)    mem  212MiB  0.33s (data  0.4%, comm  2.1%)  eta 1m36s
+    step 101/400   25.2%  loss  4.2137  gnorm  0.81  lr 2.90e-4   12.3k tok/s (6.2k/rank)    mem  212MiB  0.33s (data  0.4%, comm  2.1%,  75% hidden)  eta --
+    step 110/400   27.5%  loss  4.2137  gnorm  0.81  lr 2.90e-4   12.3k tok/s (6.2k/rank)    mem  212MiB  0.33s (data  0.4%, comm  2.1%,  75% hidden)  eta 1m36s
     a line of rank 0
     warning: rank 1: the gradient is large
     saved step 115  checkpoints/step-000000115  1.00MiB in 0.50s
-    step 120/400   30.0%  loss  4.2137  gnorm  0.81  lr 2.90e-4   12.3k tok/s (6.2k/rank)    mem  212MiB  0.33s (data  0.4%, comm  2.1%)  eta 1m33s
+    step 120/400   30.0%  loss  4.2137  gnorm  0.81  lr 2.90e-4   12.3k tok/s (6.2k/rank)    mem  212MiB  0.33s (data  0.4%, comm  2.1%,  75% hidden)  eta 1m33s
     ");
     assert_eq!(data.text(), "");
 }

@@ -137,6 +137,8 @@ fn run_bench(
         vocab_size: task.vocab_size,
         warmup: task.warmup,
         steps: task.steps,
+        communication: task.communication,
+        link: task.link,
     };
     let report = bench(&measured, group)?;
     if group.rank() == 0 {
@@ -155,6 +157,7 @@ fn run_trace(
         dir: &task.dir,
         compute,
         recompute: task.recompute,
+        parallel: task.parallel.clone(),
     };
     let report = replay(&trace, group)?;
     if group.rank() == 0 {

@@ -130,3 +130,37 @@ fn what_is_computed_again_changes_no_bit() {
         assert_eq!(fixture.tensors("none"), fixture.tensors(other));
     }
 }
+
+#[test]
+fn how_gradients_are_summed_and_state_is_shared_out_changes_no_bit() {
+    let fixture = Fixture::new();
+    let small_buckets = "parallel.bucket_size=\"8KiB\"";
+    for workers in ["2", "3"] {
+        let train = |run: &str, more: &[&str]| {
+            let workers = format!("parallel.workers={workers}");
+            // Sequences that two and three workers can share.
+            let fixed = [
+                "--max-steps",
+                "6",
+                "--set",
+                &workers,
+                "--set",
+                small_buckets,
+            ];
+            let batch = ["--set", "train={global_batch_size=12,micro_batch_size=2}"];
+            let run = format!("{run}-{workers}");
+            fixture
+                .train(&run, &[&fixed[..], &batch[..], more].concat())
+                .expect(0);
+            run
+        };
+        let whole = train("whole", &[]);
+        let after = train("after", &["--set", "parallel.overlap=false"]);
+        let shared = train("shared", &["--set", "parallel.shard=\"optimizer\""]);
+        for other in [after, shared] {
+            let (left, right) = (fixture.steps(&whole), fixture.steps(&other));
+            assert_eq!(without_times(left), without_times(right), "{other}");
+            assert_eq!(fixture.tensors(&whole), fixture.tensors(&other), "{other}");
+        }
+    }
+}

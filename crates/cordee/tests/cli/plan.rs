@@ -25,7 +25,7 @@ fn figure(page: &str, label: &str) -> Option<f64> {
 
 /// Width, blocks, heads, feed-forward width, vocabulary, tokens of a sequence, sequences; and what
 /// else differs. Large enough for the parts that differ between machines to be small.
-const SHAPES: [(&str, &[&str]); 4] = [
+const SHAPES: [(&str, &[&str]); 5] = [
     ("288 2 6 768 16000 256 8", &[]),
     ("288 2 6 768 16000 256 8", &["train.recompute=\"full\""]),
     (
@@ -35,6 +35,14 @@ const SHAPES: [(&str, &[&str]); 4] = [
     (
         "256 2 4 700 16000 128 4",
         &["parallel.workers=2", "train.micro_batch_size=2"],
+    ),
+    (
+        "256 2 4 700 16000 128 4",
+        &[
+            "parallel.workers=4",
+            "train.micro_batch_size=1",
+            "parallel.shard=\"optimizer\"",
+        ],
     ),
 ];
 
@@ -125,12 +133,12 @@ fn what_does_not_fit_is_told_what_to_change() {
         1,
     );
     assert!(
-        tight.contains("with --set 'train.recompute=\"light\"' a rank's peak is"),
+        tight.contains("with --set 'parallel.shard=\"optimizer\"' --set 'train.recompute=\"light\"' a rank's peak is"),
         "{tight}"
     );
     let hopeless = plan("1MiB", 1);
     assert!(
-        hopeless.contains("even with --set 'train.recompute=\"full\"' --set 'train.micro_batch_size=1' --set 'parallel.workers=1'"),
+        hopeless.contains("even with --set 'parallel.shard=\"optimizer\"' --set 'train.recompute=\"full\"' --set 'train.micro_batch_size=1' --set 'parallel.workers=1'"),
         "{hopeless}"
     );
 }

@@ -278,3 +278,23 @@ fn a_checkpoint_outside_of_a_run_is_refused() {
         .expect(2)
         .says(&["already exists"]);
 }
+
+#[test]
+fn state_that_was_shared_out_goes_on_whole_and_the_other_way_round() {
+    let fixture = Fixture::new();
+    let workers = "parallel.workers=4";
+    fixture.train("whole", &["--set", workers]).expect(0);
+    for (before, after) in [("optimizer", "none"), ("none", "optimizer")] {
+        let shard = |shard| format!("parallel.shard=\"{shard}\"");
+        let train = |more: &[&str]| {
+            let fixed = ["--set", workers];
+            fixture
+                .train(before, &[&fixed[..], more].concat())
+                .expect(0)
+        };
+        train(&["--max-steps", "30", "--set", &shard(before)]);
+        train(&["--resume", "--set", &shard(after)]);
+        assert_eq!(fixture.losses("whole"), fixture.losses(before));
+        assert_eq!(fixture.tensors("whole"), fixture.tensors(before));
+    }
+}
