@@ -228,6 +228,10 @@ impl SharedMemoryGroup {
                     world_size,
                 });
             }
+            // Alone there is nothing to reach, wherever it is.
+            if group.peers.is_none() {
+                return work(group, call, buffer);
+            }
             buffer.pointer().map_err(|source| CommError::Memory {
                 rank,
                 call: Box::new(call.clone()),

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::report::{BenchReport, OperatorsReport, TraceReport};
+use crate::report::{BenchReport, CollectivesReport, OperatorsReport, TraceReport};
 
 /// Something a worker tells its launcher. Only rank 0 sends more than `Warning` and `Failed`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,6 +50,8 @@ pub enum WorkerMessage {
     Trace(TraceReport),
     /// The operators were compared with their references.
     Operators(OperatorsReport),
+    /// Results of collectives were compared.
+    Collectives(CollectivesReport),
     /// This rank gives up, and why.
     Failed(Failure),
 }

@@ -116,7 +116,7 @@ functions! {
 /// NCCL, opened. It stays open until the process ends, since its threads may run that long.
 #[derive(Clone, Copy)]
 pub struct Library {
-    functions: Functions,
+    functions: &'static Functions,
     version: Version,
     path: &'static Path,
 }
@@ -166,15 +166,15 @@ impl Library {
             return Err(format!("it does not tell its version: result {}", status.0));
         }
         Ok(Self {
-            functions,
+            functions: Box::leak(Box::new(functions)),
             version: Version(code),
             path: Box::leak(path.to_owned().into_boxed_path()),
         })
     }
 
     /// The functions.
-    pub fn functions(&self) -> &Functions {
-        &self.functions
+    pub fn functions(&self) -> &'static Functions {
+        self.functions
     }
 
     /// Its version.

@@ -139,7 +139,8 @@ impl Console {
             | WorkerMessage::Failed(_)
             | WorkerMessage::Bench(_)
             | WorkerMessage::Trace(_)
-            | WorkerMessage::Operators(_) => {
+            | WorkerMessage::Operators(_)
+            | WorkerMessage::Collectives(_) => {
                 return;
             }
         };
