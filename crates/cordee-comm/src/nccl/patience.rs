@@ -8,8 +8,8 @@ use std::{
 /// How long a rank looks again and again before it begins to sleep.
 const LOOKING: Duration = Duration::from_micros(100);
 
-/// The longest sleep.
-const SLICE: Duration = Duration::from_millis(1);
+/// The longest sleep: what a device may stand idle for before the host goes on.
+const SLICE: Duration = Duration::from_micros(200);
 
 /// The most that one pause counts for, whatever it took. A job that a scheduler suspends for an hour has
 /// not waited for anyone in that hour.
@@ -43,7 +43,7 @@ impl Patience {
         if self.waited < LOOKING {
             thread::yield_now();
         } else {
-            thread::sleep((self.waited / 4).clamp(LOOKING, SLICE));
+            thread::sleep((self.waited / 8).clamp(LOOKING / 4, SLICE));
         }
         Ok(())
     }

@@ -273,9 +273,16 @@ fn inherited(name: &'static str, options: &OpenOptions) -> anyhow::Result<File> 
 
 /// The rank that an error lays at another's door: this one fell because that one failed or never came.
 fn blamed(error: Option<&TrainError>) -> Option<usize> {
+    let Some(TrainError::Comm(error)) = error else {
+        return None;
+    };
+    let error = match error {
+        CommError::Stuck { failure, .. } => failure,
+        error => error,
+    };
     match error {
-        Some(TrainError::Comm(CommError::PeerFailed { peer, .. })) => Some(*peer),
-        Some(TrainError::Comm(CommError::Timeout { missing, .. })) => missing.first().copied(),
+        CommError::PeerFailed { peer, .. } => Some(*peer),
+        CommError::Timeout { missing, .. } => missing.first().copied(),
         _ => None,
     }
 }
