@@ -228,15 +228,14 @@ impl SharedMemoryGroup {
                     world_size,
                 });
             }
-            // Alone there is nothing to reach, wherever it is.
-            if group.peers.is_none() {
-                return work(group, call, buffer);
+            // Of a rank that is alone nobody reaches the buffer, which may be a device's.
+            if group.peers.is_some() {
+                buffer.pointer().map_err(|source| CommError::Memory {
+                    rank,
+                    call: Box::new(call.clone()),
+                    source,
+                })?;
             }
-            buffer.pointer().map_err(|source| CommError::Memory {
-                rank,
-                call: Box::new(call.clone()),
-                source,
-            })?;
             work(group, call, buffer)
         })
     }

@@ -6,11 +6,13 @@
 
 #![forbid(unsafe_code)]
 
+mod collective;
 mod environment;
 mod exit;
 mod message;
 mod report;
 
+pub use collective::{Collective, CollectiveReport};
 pub use environment::{EnvironmentError, WorkerEnvironment, names};
 pub use exit::ExitCode;
 pub use message::{

@@ -5,7 +5,10 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::report::{BenchReport, CollectivesReport, OperatorsReport, TraceReport};
+use crate::{
+    collective::CollectiveReport,
+    report::{BenchReport, CollectivesReport, OperatorsReport, TraceReport},
+};
 
 /// Something a worker tells its launcher. Only rank 0 sends more than `Warning` and `Failed`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,12 +49,14 @@ pub enum WorkerMessage {
     Summary(Summary),
     /// A benchmark is over.
     Bench(BenchReport),
+    /// A collective was measured with one size.
+    Collective(CollectiveReport),
     /// A trace was replayed.
     Trace(TraceReport),
     /// The operators were compared with their references.
     Operators(OperatorsReport),
     /// Results of collectives were compared.
-    Collectives(CollectivesReport),
+    VerifiedCollectives(CollectivesReport),
     /// This rank gives up, and why.
     Failed(Failure),
 }

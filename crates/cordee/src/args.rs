@@ -1,9 +1,10 @@
 //! What can be typed. Structs and their help only; what a command does is in `commands`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cordee_config::{ByteSize, ComputePrecision, DeviceChoice};
+use cordee_protocol::Collective;
 
 use crate::console::ProgressMode;
 
@@ -127,7 +128,73 @@ pub struct PlanArgs {
 pub(crate) enum BenchCommand {
     /// Time the training step on random tokens: forward, backward, sums over ranks, norm, clip,
     /// update.
-    Train(BenchTrainArgs),
+    Train(Box<BenchTrainArgs>),
+    /// Time what ranks do together with memory: sums of gradients and the other collectives. Every
+    /// result is checked. Ends with 0 where all are right, else with 1.
+    Comm(BenchCommArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchCommArgs {
+    /// Worker processes [default: 2, on GPUs as many as there are].
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) workers: Option<usize>,
+    /// Bytes on each rank: the powers of two of a range, as 1KiB..1GiB, or a list, as 1KiB,16MiB.
+    #[arg(long, value_name = "SIZES", default_value = "1KiB..256MiB")]
+    pub(crate) sizes: Sizes,
+    /// What to measure; may be a list.
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "all_reduce,reduce_scatter,all_gather,broadcast"
+    )]
+    pub(crate) operations: Vec<Collective>,
+    /// Type of the numbers that are exchanged.
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = PrecisionArg::F32)]
+    pub(crate) dtype: PrecisionArg,
+    /// Where the numbers are: in the memory of the CPU or of GPUs.
+    #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
+    pub(crate) device: DeviceArg,
+    /// Exchange memory of each process's own, in place of what gradients lie in.
+    #[arg(long)]
+    pub(crate) private: bool,
+    /// About how long each operation is measured with each size, beside warm-up and checks.
+    #[arg(long, value_name = "S", default_value_t = 0.5, value_parser = positive)]
+    pub(crate) seconds: f64,
+    /// Print one JSON object a line in place of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Sizes of ranges, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sizes(pub(crate) Vec<usize>);
+
+impl FromStr for Sizes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let size = |text: &str| match text.trim().parse::<ByteSize>() {
+            Ok(ByteSize(0)) => Err("a size of 0 moves nothing".to_owned()),
+            Ok(ByteSize(bytes)) => Ok(bytes as usize),
+            Err(error) => Err(error.to_string()),
+        };
+        let Some((first, last)) = text.split_once("..") else {
+            return text
+                .split(',')
+                .map(size)
+                .collect::<Result<_, _>>()
+                .map(Self);
+        };
+        let (first, last) = (size(first)?, size(last)?);
+        let powers = (0..usize::BITS).map(|power| 1_usize << power);
+        let sizes: Vec<_> = powers.filter(|it| (first..=last).contains(it)).collect();
+        if sizes.is_empty() {
+            return Err(format!("no power of two is from {first} to {last} bytes"));
+        }
+        Ok(Self(sizes))
+    }
 }
 
 /// Where a shape is not given, the config's counts; without a config, the one named here.

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context;
 use cordee_config::{ComputePrecision, DeviceKind, ParallelConfig, Plan, Recompute, TimeSpan};
+use cordee_protocol::Collective;
 use serde::{Deserialize, Serialize};
 
 /// What every rank of a launch does, the same for all.
@@ -36,12 +37,14 @@ pub enum Task {
     Train(TrainTask),
     /// Measure the training step.
     Bench(BenchTask),
+    /// Measure the collectives.
+    Collectives(CollectivesTask),
     /// Compare training steps with recorded ones.
     Trace(TraceTask),
     /// Compare the operators with their references.
     Operators,
     /// Compare results of collectives with what every rank can tell they must be.
-    Collectives,
+    VerifyCollectives,
 }
 
 /// Train a model.
@@ -76,6 +79,19 @@ pub struct BenchTask {
     pub communication: bool,
     /// Bytes per second of a link to emulate between ranks.
     pub link: Option<f64>,
+}
+
+/// Measure the collectives.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CollectivesTask {
+    /// What to measure.
+    pub operations: Vec<Collective>,
+    /// Bytes of each range.
+    pub sizes: Vec<usize>,
+    /// Memory of each process by itself, in place of what gradients lie in.
+    pub private: bool,
+    /// Seconds of the rounds that count, for each operation and size.
+    pub seconds: f64,
 }
 
 /// Compare training steps with recorded ones.

@@ -288,6 +288,7 @@ fn the_command_line_names_nothing_that_needs_candle() {
     };
     let forbidden = [
         "cordee_train",
+        "cordee_smoke",
         "cordee_model",
         "cordee_ops",
         "cordee_comm",

@@ -1,4 +1,6 @@
-//! `cordee bench`: how fast a step is, in numbers for people or programs.
+//! `cordee bench`: how fast this machine is, in numbers for people or programs. Here the training step.
+
+mod comm;
 
 use std::fmt::Write as _;
 
@@ -17,7 +19,13 @@ use crate::{
 };
 
 pub(crate) fn run(command: &BenchCommand) -> Result<u8, Failure> {
-    let BenchCommand::Train(args) = command;
+    match command {
+        BenchCommand::Train(args) => bench_train(args),
+        BenchCommand::Comm(args) => comm::run(args),
+    }
+}
+
+fn bench_train(args: &BenchTrainArgs) -> Result<u8, Failure> {
     let plan = plan(args)?;
     let job = Job::of(
         &plan,

@@ -74,6 +74,17 @@ pub(crate) fn start(
 
 /// Runs a job that leaves nothing behind but what rank 0 reports: all of its messages, in order.
 pub(crate) fn ask(job: &Job, name: &str) -> Result<Vec<WorkerMessage>, Failure> {
+    let mut told = Vec::new();
+    listen(job, name, &mut |message| told.push(message))?;
+    Ok(told)
+}
+
+/// The same, each message when it comes.
+pub(crate) fn listen(
+    job: &Job,
+    name: &str,
+    hear: &mut dyn FnMut(WorkerMessage),
+) -> Result<(), Failure> {
     let logs = tempfile::Builder::new()
         .prefix("cordee-logs-")
         .tempdir()
@@ -81,7 +92,7 @@ pub(crate) fn ask(job: &Job, name: &str) -> Result<Vec<WorkerMessage>, Failure> 
         .map_err(|error| Failure::new(ExitCode::Environment, error))?;
     let mut listener = Listen {
         show: Show(Console::new(ProgressMode::Plain)),
-        heard: Vec::new(),
+        hear,
     };
     let place = Logs {
         dir: logs.path().to_owned(),
@@ -90,7 +101,7 @@ pub(crate) fn ask(job: &Job, name: &str) -> Result<Vec<WorkerMessage>, Failure> 
     let outcome = start(job, name, place, &mut listener)?;
     listener.show.0.finish();
     match outcome {
-        Outcome::Done => Ok(listener.heard),
+        Outcome::Done => Ok(()),
         Outcome::Failed(report) => {
             // The report names the logs.
             let _ = logs.keep();
@@ -158,19 +169,19 @@ impl Observer for Show {
     }
 }
 
-/// Shows warnings and failures, and keeps what rank 0 reports.
-struct Listen {
+/// Shows warnings and failures, and passes on what rank 0 reports.
+struct Listen<'a> {
     show: Show,
-    heard: Vec<WorkerMessage>,
+    hear: &'a mut dyn FnMut(WorkerMessage),
 }
 
-impl Observer for Listen {
+impl Observer for Listen<'_> {
     fn message(&mut self, rank: usize, message: WorkerMessage) {
         match message {
             WorkerMessage::Warning { .. } | WorkerMessage::Failed(_) => {
                 self.show.message(rank, message);
             }
-            _ if rank == 0 => self.heard.push(message),
+            _ if rank == 0 => (self.hear)(message),
             _ => {}
         }
     }

@@ -138,9 +138,10 @@ impl Console {
             WorkerMessage::Warning { .. }
             | WorkerMessage::Failed(_)
             | WorkerMessage::Bench(_)
+            | WorkerMessage::Collective(_)
             | WorkerMessage::Trace(_)
             | WorkerMessage::Operators(_)
-            | WorkerMessage::Collectives(_) => {
+            | WorkerMessage::VerifiedCollectives(_) => {
                 return;
             }
         };

@@ -10,10 +10,11 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{Context, anyhow};
-use cordee::{BenchTask, Failure, Job, Task, TraceTask, TrainTask};
+use cordee::{BenchTask, CollectivesTask, Failure, Job, Task, TraceTask, TrainTask};
 use cordee_comm::{CommError, ProcessGroup, SharedMemoryGroup, conformance as collectives};
 use cordee_config::{ComputePrecision, DeviceKind};
 use cordee_data::Corpus;
@@ -23,6 +24,7 @@ use cordee_protocol::{
     CollectiveFinding, CollectivesReport, ExitCode, Failure as Report, OperatorFinding,
     OperatorsReport, WorkerEnvironment, WorkerMessage, names,
 };
+use cordee_smoke::{Collectives, Memory, SmokeError, measure_collectives};
 use cordee_train::{Bench, Compute, Run, Trace, TrainError, bench, replay, train};
 use nccl_sys::OpenError;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -100,9 +102,10 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
     let done = match &job.task {
         Task::Train(task) => run_training(task, &compute, group, messages, &stop),
         Task::Bench(task) => run_bench(task, &compute, group, messages),
+        Task::Collectives(task) => run_collectives(task, &compute, group, messages),
         Task::Trace(task) => run_trace(task, compute, group, messages),
         Task::Operators => run_operators(compute, messages),
-        Task::Collectives => run_collectives(&compute.device, &transport, group, messages),
+        Task::VerifyCollectives => verify_collectives(&compute.device, &transport, group, messages),
     };
     let done = done.and_then(|exit| Ok(ranks.finish().map(|()| exit)?));
     done.map_err(|error| {
@@ -177,6 +180,38 @@ fn run_bench(
     Ok(ExitCode::Done)
 }
 
+fn run_collectives(
+    task: &CollectivesTask,
+    compute: &Compute,
+    group: &mut dyn ProcessGroup,
+    messages: &Messages,
+) -> Result<ExitCode, TrainError> {
+    let asked = Collectives {
+        operations: &task.operations,
+        sizes: &task.sizes,
+        dtype: compute.numbers,
+        device: &compute.device,
+        memory: if task.private {
+            Memory::Private
+        } else {
+            Memory::Training
+        },
+        budget: Duration::from_secs_f64(task.seconds),
+    };
+    let rank = group.rank();
+    measure_collectives(group, &asked, &mut |report| {
+        if rank == 0 {
+            messages.send(&WorkerMessage::Collective(report));
+        }
+    })
+    .map_err(|error| match error {
+        SmokeError::Comm(error) => error.into(),
+        SmokeError::Memory(error) => error.into(),
+        SmokeError::Op(error) => TrainError::from(error),
+    })?;
+    Ok(ExitCode::Done)
+}
+
 fn run_trace(
     task: &TraceTask,
     compute: Compute,
@@ -218,7 +253,7 @@ fn run_operators(compute: Compute, messages: &Messages) -> Result<ExitCode, Trai
     Ok(ExitCode::Done)
 }
 
-fn run_collectives(
+fn verify_collectives(
     device: &Device,
     transport: &str,
     group: &mut dyn ProcessGroup,
@@ -250,7 +285,7 @@ fn run_collectives(
         });
     }
     if group.rank() == 0 {
-        messages.send(&WorkerMessage::Collectives(CollectivesReport {
+        messages.send(&WorkerMessage::VerifiedCollectives(CollectivesReport {
             transport: transport.to_owned(),
             findings,
         }));

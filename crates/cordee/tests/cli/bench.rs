@@ -100,3 +100,79 @@ fn a_batch_that_cannot_be_shared_out_is_refused() {
         .expect(2)
         .says(&["--batch 8", "3 workers", "multiple of the workers"]);
 }
+
+/// The lines of `cordee bench comm` with these arguments.
+fn bench_comm(more: &[&str]) -> Vec<Value> {
+    let quick = ["bench", "comm", "--seconds", "0.001", "--json"];
+    let finished = Fixture::new().run(&[&quick, more].concat()).expect(0);
+    let lines = finished.stdout.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn collectives_are_measured_and_checked() {
+    let lines = bench_comm(&["--workers", "3", "--sizes", "3KiB..16KiB"]);
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| (line["operation"].as_str().unwrap(), &line["bytes"]))
+        .collect();
+    let mut expected = Vec::new();
+    let sizes: [Value; 3] = [4096.into(), 8192.into(), 16384.into()];
+    for operation in ["all_reduce", "reduce_scatter", "all_gather", "broadcast"] {
+        expected.extend(sizes.iter().map(|bytes| (operation, bytes)));
+    }
+    assert_eq!(told, expected);
+    for line in &lines {
+        assert_eq!((&line["world"], &line["wrong"]), (&3.into(), &0.into()));
+        let number = |key: &str| line[key].as_f64().unwrap();
+        let factor = match line["operation"].as_str().unwrap() {
+            "all_reduce" => 4.0 / 3.0,
+            "broadcast" => 1.0,
+            _ => 2.0 / 3.0,
+        };
+        let algbw = number("bytes") / number("ms") / 1e6;
+        for (found, expected) in [("algbw_gbs", algbw), ("busbw_gbs", algbw * factor)] {
+            let (found, expected) = (number(found), expected);
+            assert!((found / expected - 1.0).abs() < 1e-9, "{line}");
+        }
+    }
+}
+
+#[test]
+fn collectives_and_sizes_can_be_chosen() {
+    let lines = bench_comm(&[
+        "--operations",
+        "broadcast,all_gather",
+        "--sizes",
+        "1MiB,100",
+        "--dtype",
+        "bf16",
+        "--private",
+    ]);
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| format!("{} {} {}", line["operation"], line["bytes"], line["world"]))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "\"broadcast\" 1048576 2",
+            "\"broadcast\" 100 2",
+            "\"all_gather\" 1048576 2",
+            "\"all_gather\" 100 2"
+        ]
+    );
+    let fixture = Fixture::new();
+    for (wrong, says) in [
+        (["--sizes", "5KiB..7KiB"], "no power of two"),
+        (["--sizes", "0"], "moves nothing"),
+        (["--operations", "all_redcue"], "none of all_reduce"),
+    ] {
+        fixture
+            .run(&[&["bench", "comm"], &wrong[..]].concat())
+            .expect(2)
+            .says(&[says]);
+    }
+}

@@ -24,10 +24,10 @@ pub(super) fn run(args: &VerifyCollectivesArgs) -> Result<u8, Failure> {
         world_size: args.workers,
         threads: threads_per_rank(args.workers),
         timeout: TimeSpan(Duration::from_secs(args.timeout)),
-        task: Task::Collectives,
+        task: Task::VerifyCollectives,
     };
     let told = ranks::ask(&job, "verify")?;
-    let Some(WorkerMessage::Collectives(report)) = told.into_iter().next() else {
+    let Some(WorkerMessage::VerifiedCollectives(report)) = told.into_iter().next() else {
         let error = anyhow!("rank 0 ended without a report");
         return Err(Failure::new(ExitCode::Failed, error));
     };
@@ -110,7 +110,7 @@ mod tests {
             world_size: 2,
             threads: 1,
             timeout: TimeSpan(Duration::from_secs(1)),
-            task: Task::Collectives,
+            task: Task::VerifyCollectives,
         };
         (report, job)
     }
