@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     collective::CollectiveReport,
-    report::{BenchReport, OperatorsReport, TraceReport},
+    report::{BenchReport, CollectivesReport, OperatorsReport, TraceReport},
 };
 
 /// Something a worker tells its launcher. Only rank 0 sends more than `Warning` and `Failed`.
@@ -55,6 +55,8 @@ pub enum WorkerMessage {
     Trace(TraceReport),
     /// The operators were compared with their references.
     Operators(OperatorsReport),
+    /// Results of collectives were compared.
+    VerifiedCollectives(CollectivesReport),
     /// This rank gives up, and why.
     Failed(Failure),
 }

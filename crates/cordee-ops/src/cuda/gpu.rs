@@ -11,12 +11,12 @@ use candle_core::{
     cuda_backend::{CudaDevice, CudaStorage},
     op::BackpropOp,
 };
-use cordee_memory::{Buffer, DType, View};
+use cordee_memory::{Buffer, DType, DeviceQueue, View};
 use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, DriverError, result, sys};
 
 use super::{
     Address, Resident, driver_error, memory::GpuMemory, module::Modules, product::Blas,
-    words::Uploads,
+    queue::GpuQueue, words::Uploads,
 };
 use crate::{
     device::{GpuFacts, GpuMemoryUse, GpuOptions},
@@ -151,6 +151,11 @@ impl Gpu {
             .stream
             .synchronize()
             .map_err(|error| driver_error(op, "waiting for the GPU", error))
+    }
+
+    /// A stream beside the one that computes.
+    pub(crate) fn queue(&self) -> Result<Box<dyn DeviceQueue>> {
+        Ok(Box::new(GpuQueue::new(self)?))
     }
 
     /// A flat buffer of zeros.

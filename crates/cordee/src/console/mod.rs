@@ -140,7 +140,8 @@ impl Console {
             | WorkerMessage::Bench(_)
             | WorkerMessage::Collective(_)
             | WorkerMessage::Trace(_)
-            | WorkerMessage::Operators(_) => {
+            | WorkerMessage::Operators(_)
+            | WorkerMessage::VerifiedCollectives(_) => {
                 return;
             }
         };
