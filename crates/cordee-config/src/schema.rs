@@ -347,7 +347,7 @@ section! {
         #[serde(skip_serializing_if = "Option::is_none")]
         pub threads: Option<usize>,
         /// What each worker holds a part of instead of all of it. Weights and losses are the same to
-        /// the last bit.
+        /// the last bit on the CPU, and on two GPUs; for more, NCCL chooses the order of a sum.
         pub shard: Shard,
         /// Whether gradients are summed over workers while backwards still run.
         pub overlap: bool,

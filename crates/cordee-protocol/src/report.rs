@@ -46,7 +46,9 @@ pub struct BenchCommunication {
     pub step_without_s: f64,
     /// Seconds of the sums with nothing beside them.
     pub alone_s: f64,
-    /// The share of those by which a step is not longer.
+    /// Seconds of a step in which nothing was done beside collectives.
+    pub waited_s: f64,
+    /// The share of `alone_s` by which a step is not longer.
     #[serde(deserialize_with = "null_is_nan")]
     pub hidden: f64,
 }

@@ -131,6 +131,7 @@ fn communication(
     learner: &mut Learner<'_>,
 ) -> Result<BenchCommunication, TrainError> {
     let (mut with_s, mut without_s, mut alone_s) = (Vec::new(), Vec::new(), Vec::new());
+    let mut waited_s = Vec::new();
     let summed = learner.reduction;
     let omitted = Reduction {
         when: When::Never,
@@ -140,9 +141,13 @@ fn communication(
         for (reduction, seconds) in [(summed, &mut with_s), (omitted, &mut without_s)] {
             learner.reduction = reduction;
             learner.group.barrier()?;
+            learner.times.collectives.take();
             let started = Instant::now();
             step(bench, learner, &mut Stopwatch::default(), index)?;
             seconds.push(started.elapsed().as_secs_f64());
+            if reduction.when != When::Never {
+                waited_s.push(learner.times.collectives.take());
+            }
         }
         learner.group.barrier()?;
         let started = Instant::now();
@@ -150,13 +155,14 @@ fn communication(
         learner.group.wait()?;
         alone_s.push(started.elapsed().as_secs_f64());
     }
-    let [with, without, alone] = [with_s, without_s, alone_s].map(median);
+    let [with, without, alone, waited] = [with_s, without_s, alone_s, waited_s].map(median);
     Ok(BenchCommunication {
         bytes: (learner.state.layout.len() * DType::F32.size_in_bytes()) as u64,
         buckets: learner.state.gradients.len() as u64,
         step_s: with,
         step_without_s: without,
         alone_s: alone,
+        waited_s: waited,
         hidden: 1.0 - (with - without) / alone,
     })
 }

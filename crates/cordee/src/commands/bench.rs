@@ -321,13 +321,14 @@ impl Measured<'_> {
         }
         if let Some(sums) = &report.communication {
             let text = format!(
-                "{:.1} ms alone for {:.1} MB in {} parts; {:.1} ms a step with it, {:.1} without: {:.0}% hidden",
+                "{:.1} ms alone for {:.1} MB in {} parts; {:.1} ms a step with it, {:.1} without: {:.0}% hidden; {:.1} ms waited",
                 sums.alone_s * 1e3,
                 sums.bytes as f64 / 1e6,
                 sums.buckets,
                 sums.step_s * 1e3,
                 sums.step_without_s * 1e3,
-                sums.hidden * 100.0
+                sums.hidden * 100.0,
+                sums.waited_s * 1e3
             );
             lines.push(("communication", text));
         }
