@@ -7,6 +7,7 @@ mod export;
 mod generate;
 mod opened;
 mod plan;
+mod smoke;
 mod worker;
 
 use cordee::{Failure, Verb};

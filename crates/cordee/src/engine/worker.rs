@@ -10,11 +10,10 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use anyhow::{Context, anyhow};
-use cordee::{BenchTask, CollectivesTask, Failure, Job, Task, TraceTask, TrainTask};
+use cordee::{BenchTask, Failure, Job, SmokePart, Task, TraceTask, TrainTask};
 use cordee_comm::{CommError, ProcessGroup, SharedMemoryGroup};
 use cordee_config::{ComputePrecision, DeviceKind};
 use cordee_data::Corpus;
@@ -24,9 +23,10 @@ use cordee_protocol::{
     ExitCode, Failure as Report, OperatorFinding, OperatorsReport, WorkerEnvironment,
     WorkerMessage, names,
 };
-use cordee_smoke::{Collectives, Memory, SmokeError, measure_collectives};
 use cordee_train::{Bench, Compute, Run, Trace, TrainError, bench, replay, train};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+
+use super::smoke;
 
 /// Runs the rank. What goes wrong is told to the launcher, which shows it.
 pub(crate) fn run() -> Result<u8, Failure> {
@@ -63,6 +63,17 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
         .build_global()
         .context("starting threads")?;
 
+    if let Task::Smoke(task) = &job.task {
+        match task.part {
+            SmokePart::Host => return Ok(smoke::host(task, messages)),
+            SmokePart::Devices => {
+                let rank = environment.rank;
+                let compute = compute(&job, environment.local_rank);
+                return Ok(smoke::device(rank, compute, messages));
+            }
+            SmokePart::Links => {}
+        }
+    }
     let memory = inherited(
         names::SHARED_MEMORY_FD,
         OpenOptions::new().read(true).write(true),
@@ -76,7 +87,8 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
     let done = compute.and_then(|compute| match &job.task {
         Task::Train(task) => run_training(task, &compute, &mut group, messages, &stop),
         Task::Bench(task) => run_bench(task, &compute, &mut group, messages),
-        Task::Collectives(task) => run_collectives(task, &compute, &mut group, messages),
+        Task::Smoke(task) => smoke::links(task, &compute, &mut group, messages),
+        Task::Collectives(task) => smoke::collectives(task, &compute, &mut group, messages),
         Task::Trace(task) => run_trace(task, compute, &mut group, messages),
         Task::Operators => run_operators(compute, messages),
     });
@@ -150,38 +162,6 @@ fn run_bench(
     Ok(ExitCode::Done)
 }
 
-fn run_collectives(
-    task: &CollectivesTask,
-    compute: &Compute,
-    group: &mut dyn ProcessGroup,
-    messages: &Messages,
-) -> Result<ExitCode, TrainError> {
-    let asked = Collectives {
-        operations: &task.operations,
-        sizes: &task.sizes,
-        dtype: compute.numbers,
-        device: &compute.device,
-        memory: if task.private {
-            Memory::Private
-        } else {
-            Memory::Training
-        },
-        budget: Duration::from_secs_f64(task.seconds),
-    };
-    let rank = group.rank();
-    measure_collectives(group, &asked, &mut |report| {
-        if rank == 0 {
-            messages.send(&WorkerMessage::Collective(report));
-        }
-    })
-    .map_err(|error| match error {
-        SmokeError::Comm(error) => error.into(),
-        SmokeError::Memory(error) => error.into(),
-        SmokeError::Op(error) => TrainError::from(error),
-    })?;
-    Ok(ExitCode::Done)
-}
-
 fn run_trace(
     task: &TraceTask,
     compute: Compute,
@@ -246,7 +226,7 @@ fn blamed(error: Option<&TrainError>) -> Option<usize> {
 }
 
 /// The way to the launcher.
-struct Messages {
+pub(super) struct Messages {
     pipe: Mutex<File>,
     broken: AtomicBool,
 }
@@ -262,7 +242,7 @@ impl Messages {
     }
 
     /// A launcher that is gone takes its workers with it, so a broken pipe is no news.
-    fn send(&self, message: &WorkerMessage) {
+    pub(super) fn send(&self, message: &WorkerMessage) {
         if self.broken.load(Ordering::Relaxed) {
             return;
         }
