@@ -78,6 +78,41 @@ pub enum Check {
 }
 
 impl Check {
+    /// What one rank finds out about the machine, in order.
+    pub const OF_HOST: [Self; 12] = [
+        Self::Clock,
+        Self::FreeSpace,
+        Self::FreeInodes,
+        Self::SharedMemory,
+        Self::LockedMemory,
+        Self::OpenFiles,
+        Self::Stack,
+        Self::Cpus,
+        Self::Memory,
+        Self::StorageBytes,
+        Self::StorageWrite,
+        Self::StorageRead,
+    ];
+
+    /// What each rank on the CPU finds out about its processors, in order.
+    pub const OF_PROCESSORS: [Self; 3] = [Self::Products, Self::MatmulF32, Self::MemoryBandwidth];
+
+    /// What each rank on a GPU finds out about it, in order.
+    pub const OF_GPU: [Self; 6] = [
+        Self::Products,
+        Self::MatmulF32,
+        Self::MatmulBf16,
+        Self::MemoryBandwidth,
+        Self::CopyToGpu,
+        Self::CopyFromGpu,
+    ];
+
+    /// What ranks find out together by way of the host's memory, in order.
+    pub const OF_HOST_LINKS: [Self; 2] = [Self::HostSums, Self::HostAllReduce];
+
+    /// What ranks find out together between GPUs, in order.
+    pub const OF_GPU_LINKS: [Self; 2] = [Self::GpuSums, Self::GpuAllReduce];
+
     /// Its name, as files and flags spell it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -114,6 +149,11 @@ impl Check {
             Self::StorageRead => "storage_read",
             Self::Training => "training",
         }
+    }
+
+    /// How long it may take where somebody has no more patience than `most`.
+    pub fn deadline_within(self, most: Option<Duration>) -> Duration {
+        most.map_or(self.deadline(), |most| most.min(self.deadline()))
     }
 
     /// How long it may take; after that nobody knows. Many times what it takes where all is well.
@@ -204,6 +244,10 @@ pub struct CheckReport {
 mod number {
     use serde::{Deserialize, Deserializer, Serializer};
 
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde calls it with a reference"
+    )]
     pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
         if *value == f64::INFINITY {
             serializer.serialize_str(UNLIMITED)

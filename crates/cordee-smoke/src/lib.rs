@@ -15,7 +15,7 @@ mod storage;
 
 pub use collectives::{Collectives, Memory, measure_collectives};
 pub use deadline::{Probe, run_probes, within};
-pub use device::{DeviceBench, device_checks};
+pub use device::DeviceBench;
 pub use error::SmokeError;
 pub use host::host_probes;
 pub use storage::{StorageReport, measure_storage};

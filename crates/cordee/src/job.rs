@@ -123,9 +123,7 @@ pub enum SmokePart {
 impl SmokeTask {
     /// How long a check may take.
     pub fn deadline(&self, check: Check) -> Duration {
-        let own = check.deadline();
-        let most = self.most_seconds.map(Duration::from_secs_f64);
-        most.map_or(own, |most| most.min(own))
+        check.deadline_within(self.most_seconds.map(Duration::from_secs_f64))
     }
 }
 

@@ -81,7 +81,7 @@ fn nearest(mut path: PathBuf) -> PathBuf {
 }
 
 fn free(dir: PathBuf) -> Vec<(Check, Finding)> {
-    match statvfs(&nearest(dir)) {
+    match statvfs(nearest(dir)) {
         Ok(found) => vec![
             (
                 Check::FreeSpace,

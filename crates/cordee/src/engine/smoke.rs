@@ -7,8 +7,7 @@ use cordee_comm::ProcessGroup;
 use cordee_memory::DType;
 use cordee_protocol::{Check, CheckReport, Collective, ExitCode, Finding, WorkerMessage};
 use cordee_smoke::{
-    Collectives, DeviceBench, Memory, SmokeError, device_checks, host_probes, measure_collectives,
-    run_probes,
+    Collectives, DeviceBench, Memory, SmokeError, host_probes, measure_collectives, run_probes,
 };
 use cordee_train::{Compute, TrainError};
 
@@ -46,7 +45,7 @@ pub(super) fn device(
         Ok(compute) => compute,
         Err(error) => {
             let of = format!("GPU {rank}");
-            for check in device_checks(true) {
+            for check in Check::OF_GPU {
                 let why = match check {
                     Check::Products => error.to_string(),
                     _ => "it cannot be opened".to_owned(),
@@ -55,7 +54,7 @@ pub(super) fn device(
                     Check::Products => Finding::Broken { why },
                     _ => Finding::Unknown { why },
                 };
-                tell(&of, *check, finding);
+                tell(&of, check, finding);
             }
             return ExitCode::Done;
         }
@@ -63,7 +62,12 @@ pub(super) fn device(
     let on_gpu = compute.device.facts().is_some();
     let of = format!("{} {rank}", if on_gpu { "GPU" } else { "rank" });
     let bench = DeviceBench::of(&compute.device);
-    for check in device_checks(on_gpu) {
+    let checks = if on_gpu {
+        &Check::OF_GPU[..]
+    } else {
+        &Check::OF_PROCESSORS[..]
+    };
+    for check in checks {
         let finding = match bench.measure(&compute.device, *check) {
             Ok(value) => Finding::measured(value),
             Err(error) => Finding::Unknown {
@@ -77,16 +81,15 @@ pub(super) fn device(
 
 /// Looks at what ranks do together.
 pub(super) fn links(
-    _: &SmokeTask,
     compute: &Compute,
     group: &mut dyn ProcessGroup,
     messages: &Messages,
 ) -> Result<ExitCode, TrainError> {
     let on_gpu = compute.device.facts().is_some();
-    let (sums, all_reduce, bytes) = if on_gpu {
-        (Check::GpuSums, Check::GpuAllReduce, TIMED[1])
+    let ([sums, all_reduce], bytes) = if on_gpu {
+        (Check::OF_GPU_LINKS, TIMED[1])
     } else {
-        (Check::HostSums, Check::HostAllReduce, TIMED[0])
+        (Check::OF_HOST_LINKS, TIMED[0])
     };
     let rank = group.rank();
     let tell = |check, finding| {

@@ -87,7 +87,7 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
     let done = compute.and_then(|compute| match &job.task {
         Task::Train(task) => run_training(task, &compute, &mut group, messages, &stop),
         Task::Bench(task) => run_bench(task, &compute, &mut group, messages),
-        Task::Smoke(task) => smoke::links(task, &compute, &mut group, messages),
+        Task::Smoke(_) => smoke::links(&compute, &mut group, messages),
         Task::Collectives(task) => smoke::collectives(task, &compute, &mut group, messages),
         Task::Trace(task) => run_trace(task, compute, &mut group, messages),
         Task::Operators => run_operators(compute, messages),
