@@ -6,12 +6,14 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
 mod collective;
 mod environment;
 mod exit;
 mod message;
 mod report;
 
+pub use check::{Check, CheckReport, Finding};
 pub use collective::{Collective, CollectiveReport};
 pub use environment::{EnvironmentError, WorkerEnvironment, names};
 pub use exit::ExitCode;

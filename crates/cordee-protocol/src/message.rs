@@ -6,11 +6,13 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
+    check::CheckReport,
     collective::CollectiveReport,
     report::{BenchReport, CollectivesReport, OperatorsReport, TraceReport},
 };
 
-/// Something a worker tells its launcher. Only rank 0 sends more than `Warning` and `Failed`.
+/// Something a worker tells its launcher. Only rank 0 sends more than `Warning`, `Check` and
+/// `Failed`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum WorkerMessage {
@@ -51,6 +53,8 @@ pub enum WorkerMessage {
     Bench(BenchReport),
     /// A collective was measured with one size.
     Collective(CollectiveReport),
+    /// Something about the machine was looked at.
+    Check(CheckReport),
     /// A trace was replayed.
     Trace(TraceReport),
     /// The operators were compared with their references.

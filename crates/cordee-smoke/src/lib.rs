@@ -7,10 +7,18 @@
 #![forbid(unsafe_code)]
 
 mod collectives;
+mod deadline;
+mod device;
 mod error;
+mod host;
+mod storage;
 
 pub use collectives::{Collectives, Memory, measure_collectives};
+pub use deadline::{Probe, run_probes, within};
+pub use device::DeviceBench;
 pub use error::SmokeError;
+pub use host::host_probes;
+pub use storage::{StorageReport, measure_storage};
 
 /// `Result` of this crate.
 pub type Result<T> = std::result::Result<T, SmokeError>;

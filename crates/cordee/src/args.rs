@@ -28,6 +28,10 @@ pub(crate) enum Command {
     /// Compare what this machine computes with what is known to be right.
     #[command(subcommand)]
     Verify(VerifyCommand),
+    /// Measure whether this machine is fit to train on: its set-up, devices, links and storage, and a
+    /// little training. Ends with 0 where nothing is bad, else with 3. What could not be looked at is
+    /// unknown: it is listed, and makes no failure unless by --strict.
+    Smoke(SmokeArgs),
     /// Tell what this machine has to compute with, and what is missing. Ends with 0 where all is there
     /// that this build needs, else with 3.
     Doctor(DoctorArgs),
@@ -267,6 +271,37 @@ pub(crate) struct BenchTrainArgs {
     /// Peak of one worker's device in 10^12 operations a second, to compare with.
     #[arg(long, value_name = "X", value_parser = positive)]
     pub(crate) peak_tflops: Option<f64>,
+    /// Print one JSON object in place of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SmokeArgs {
+    /// Where runs will write: its room and its storage are looked at. Nothing is left there.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// What to compute on.
+    #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
+    pub(crate) device: DeviceArg,
+    /// Worker processes [default: 2, on GPUs as many as there are].
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) workers: Option<usize>,
+    /// What is good enough, as configs/smoke/h100.toml has it [default: a copy of that].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) thresholds: Option<PathBuf>,
+    /// Bytes to write and read in DIR.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    pub(crate) storage: ByteSize,
+    /// Most seconds for a check, where that is less than its own deadline.
+    #[arg(long, value_name = "S", value_parser = positive)]
+    pub(crate) deadline: Option<f64>,
+    /// What is unknown is a failure too.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Write a report for continuous integration, in the XML of `JUnit`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
     /// Print one JSON object in place of a table.
     #[arg(long)]
     pub(crate) json: bool,

@@ -5,11 +5,12 @@ use std::{
     os::{fd::OwnedFd, unix::fs::FileExt},
     path::PathBuf,
     thread,
+    time::Duration,
 };
 
 use anyhow::Context;
 use cordee_config::{ComputePrecision, DeviceKind, ParallelConfig, Plan, Recompute, TimeSpan};
-use cordee_protocol::Collective;
+use cordee_protocol::{Check, Collective};
 use serde::{Deserialize, Serialize};
 
 /// What every rank of a launch does, the same for all.
@@ -39,6 +40,8 @@ pub enum Task {
     Bench(BenchTask),
     /// Measure the collectives.
     Collectives(CollectivesTask),
+    /// Look at the machine.
+    Smoke(SmokeTask),
     /// Compare training steps with recorded ones.
     Trace(TraceTask),
     /// Compare the operators with their references.
@@ -92,6 +95,38 @@ pub struct CollectivesTask {
     pub private: bool,
     /// Seconds of the rounds that count, for each operation and size.
     pub seconds: f64,
+}
+
+/// Look at the machine.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SmokeTask {
+    /// At what of it.
+    pub part: SmokePart,
+    /// Where runs would write.
+    pub dir: PathBuf,
+    /// Bytes to write and read there.
+    pub storage_bytes: u64,
+    /// Most seconds for a check, where that is less than its own deadline.
+    pub most_seconds: Option<f64>,
+}
+
+/// What ranks look at together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SmokePart {
+    /// Everything but devices, from one rank.
+    Host,
+    /// Each rank at its own device, not knowing of the others.
+    Devices,
+    /// What ranks do together.
+    Links,
+}
+
+impl SmokeTask {
+    /// How long a check may take.
+    pub fn deadline(&self, check: Check) -> Duration {
+        check.deadline_within(self.most_seconds.map(Duration::from_secs_f64))
+    }
 }
 
 /// Compare training steps with recorded ones.

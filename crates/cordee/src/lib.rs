@@ -37,7 +37,7 @@ pub use crate::{
     devices::{plan, workers_per_gpu},
     failure::Failure,
     gpus::memory as gpu_memory,
-    job::{BenchTask, CollectivesTask, Job, Task, TraceTask, TrainTask},
+    job::{BenchTask, CollectivesTask, Job, SmokePart, SmokeTask, Task, TraceTask, TrainTask},
     libraries::nccl_paths,
     machine::memory,
     run_dir::{RunDir, TOKENIZER_FILE},

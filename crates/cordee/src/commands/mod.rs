@@ -7,6 +7,7 @@ mod doctor;
 mod prepare;
 mod ranks;
 mod resume;
+mod smoke;
 mod train;
 mod verify;
 
@@ -21,6 +22,7 @@ pub(crate) fn run(command: Command, engine: Option<Engine>) -> Result<u8, Failur
         Command::Bench(command) => return bench::run(&command),
         Command::Config(command) => return config::run(&command),
         Command::Checkpoint(command) => return checkpoint::run(&command),
+        Command::Smoke(args) => return smoke::run(&args),
         Command::Doctor(args) => return Ok(doctor::run(&args)),
         Command::Verify(command) => return verify::run(&command),
         Command::Plan(args) => Verb::Plan(args),

@@ -39,6 +39,17 @@ pub(crate) fn start(
     logs: Logs,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, Failure> {
+    start_until(job, name, logs, observer, &stop_on_signals()?)
+}
+
+/// The same, until somebody stops it.
+pub(crate) fn start_until(
+    job: &Job,
+    name: &str,
+    logs: Logs,
+    observer: &mut dyn Observer,
+    stop: &StopRequests,
+) -> Result<Outcome, Failure> {
     let environment = |error: anyhow::Error| Failure::new(ExitCode::Environment, error);
     let memory = SharedMemory::create("cordee-ranks").map_err(|error| environment(error.into()))?;
     let memory = memory
@@ -65,11 +76,16 @@ pub(crate) fn start(
         environment: variables,
         grace: None,
     };
+    cordee_launch::run(&launch, observer, stop).map_err(|error| environment(error.into()))
+}
+
+/// Requests that signals make from here on.
+pub(crate) fn stop_on_signals() -> Result<StopRequests, Failure> {
     let stop = StopRequests::new()
         .context("counting signals")
-        .map_err(environment)?;
+        .map_err(|error| Failure::new(ExitCode::Environment, error))?;
     count_signals(&stop)?;
-    cordee_launch::run(&launch, observer, &stop).map_err(|error| environment(error.into()))
+    Ok(stop)
 }
 
 /// Runs a job that leaves nothing behind but what rank 0 reports: all of its messages, in order.

@@ -139,6 +139,7 @@ impl Console {
             | WorkerMessage::Failed(_)
             | WorkerMessage::Bench(_)
             | WorkerMessage::Collective(_)
+            | WorkerMessage::Check(_)
             | WorkerMessage::Trace(_)
             | WorkerMessage::Operators(_)
             | WorkerMessage::VerifiedCollectives(_) => {

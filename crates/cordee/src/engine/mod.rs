@@ -8,6 +8,7 @@ mod generate;
 mod opened;
 mod plan;
 mod ranks;
+mod smoke;
 mod worker;
 
 use cordee::{Failure, Verb};

@@ -10,11 +10,10 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use anyhow::{Context, anyhow};
-use cordee::{BenchTask, CollectivesTask, Failure, Job, Task, TraceTask, TrainTask};
+use cordee::{BenchTask, Failure, Job, SmokePart, Task, TraceTask, TrainTask};
 use cordee_comm::{CommError, ProcessGroup, SharedMemoryGroup, conformance as collectives};
 use cordee_config::{ComputePrecision, DeviceKind};
 use cordee_data::Corpus;
@@ -24,12 +23,11 @@ use cordee_protocol::{
     CollectiveFinding, CollectivesReport, ExitCode, Failure as Report, OperatorFinding,
     OperatorsReport, WorkerEnvironment, WorkerMessage, names,
 };
-use cordee_smoke::{Collectives, Memory, SmokeError, measure_collectives};
 use cordee_train::{Bench, Compute, Run, Trace, TrainError, bench, replay, train};
 use nccl_sys::OpenError;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
-use super::ranks::Ranks;
+use super::{ranks::Ranks, smoke};
 
 const NO_NCCL: &str = "install the package nvidia-nccl-cu13, or name a directory that holds libnccl.so.2 in \
      CORDEE_LIBRARY_PATH; `cordee doctor` tells where it is looked for";
@@ -79,6 +77,17 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
         .build_global()
         .context("starting threads")?;
 
+    if let Task::Smoke(task) = &job.task {
+        match task.part {
+            SmokePart::Host => return Ok(smoke::host(task, messages)),
+            SmokePart::Devices => {
+                let rank = environment.rank;
+                let compute = compute(&job, environment.local_rank);
+                return Ok(smoke::device(rank, compute, messages));
+            }
+            SmokePart::Links => {}
+        }
+    }
     let memory = inherited(
         names::SHARED_MEMORY_FD,
         OpenOptions::new().read(true).write(true),
@@ -102,7 +111,8 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
     let done = match &job.task {
         Task::Train(task) => run_training(task, &compute, group, messages, &stop),
         Task::Bench(task) => run_bench(task, &compute, group, messages),
-        Task::Collectives(task) => run_collectives(task, &compute, group, messages),
+        Task::Smoke(_) => smoke::links(&compute, group, messages),
+        Task::Collectives(task) => smoke::collectives(task, &compute, group, messages),
         Task::Trace(task) => run_trace(task, compute, group, messages),
         Task::Operators => run_operators(compute, messages),
         Task::VerifyCollectives => verify_collectives(&compute.device, &transport, group, messages),
@@ -177,38 +187,6 @@ fn run_bench(
     if group.rank() == 0 {
         messages.send(&WorkerMessage::Bench(report));
     }
-    Ok(ExitCode::Done)
-}
-
-fn run_collectives(
-    task: &CollectivesTask,
-    compute: &Compute,
-    group: &mut dyn ProcessGroup,
-    messages: &Messages,
-) -> Result<ExitCode, TrainError> {
-    let asked = Collectives {
-        operations: &task.operations,
-        sizes: &task.sizes,
-        dtype: compute.numbers,
-        device: &compute.device,
-        memory: if task.private {
-            Memory::Private
-        } else {
-            Memory::Training
-        },
-        budget: Duration::from_secs_f64(task.seconds),
-    };
-    let rank = group.rank();
-    measure_collectives(group, &asked, &mut |report| {
-        if rank == 0 {
-            messages.send(&WorkerMessage::Collective(report));
-        }
-    })
-    .map_err(|error| match error {
-        SmokeError::Comm(error) => error.into(),
-        SmokeError::Memory(error) => error.into(),
-        SmokeError::Op(error) => TrainError::from(error),
-    })?;
     Ok(ExitCode::Done)
 }
 
@@ -323,7 +301,7 @@ fn blamed(error: Option<&TrainError>) -> Option<usize> {
 }
 
 /// The way to the launcher.
-struct Messages {
+pub(super) struct Messages {
     pipe: Mutex<File>,
     broken: AtomicBool,
 }
@@ -339,7 +317,7 @@ impl Messages {
     }
 
     /// A launcher that is gone takes its workers with it, so a broken pipe is no news.
-    fn send(&self, message: &WorkerMessage) {
+    pub(super) fn send(&self, message: &WorkerMessage) {
         if self.broken.load(Ordering::Relaxed) {
             return;
         }

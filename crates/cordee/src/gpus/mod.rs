@@ -2,6 +2,7 @@
 //! time: where there is no driver there is nothing to open, and that is an answer too.
 
 mod read;
+pub(crate) mod xid;
 
 use std::{
     path::{Path, PathBuf},
@@ -59,6 +60,10 @@ pub(crate) struct Gpu {
     pub(crate) ecc: Option<bool>,
     /// Errors that it could not correct since the driver was loaded.
     pub(crate) uncorrected_errors: Option<u64>,
+    /// Errors that it corrected in its life.
+    pub(crate) corrected_errors: Option<u64>,
+    /// Kinds of rows of memory that wait for a reset to be replaced, or could not be.
+    pub(crate) bad_rows: Option<u64>,
     /// Whether it is divided into instances.
     pub(crate) mig: Option<bool>,
     /// Generation of PCI Express.
@@ -67,6 +72,10 @@ pub(crate) struct Gpu {
     pub(crate) pcie_width: Option<Reading>,
     /// Links to other GPUs that are up.
     pub(crate) nvlinks: Option<u32>,
+    /// Links that are down.
+    pub(crate) nvlinks_down: Option<u32>,
+    /// Where it is, as `0000:18:00`.
+    pub(crate) place: Option<String>,
 }
 
 /// A number now, and the most it can be.

@@ -5,10 +5,13 @@ use nvml_wrapper::{
     Device, Nvml,
     bitmasks::device::ThrottleReasons,
     enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureSensor},
+    enums::device::SampleValue,
     error::NvmlError,
+    structs::device::FieldId,
+    sys_exports::field_id::{NVML_FI_DEV_REMAPPED_FAILURE, NVML_FI_DEV_REMAPPED_PENDING},
 };
 
-use super::{Driver, Gpu, Reading};
+use super::{Driver, Gpu, Reading, xid};
 
 /// Most links of a GPU (`NVML_NVLINK_MAX_LINKS`).
 const MOST_LINKS: u32 = 18;
@@ -45,6 +48,7 @@ pub(super) fn driver(nvml: &Nvml) -> Driver {
 fn gpu(ordinal: u32, device: &Device<'_>) -> Gpu {
     let memory = device.memory_info().ok();
     let capability = device.cuda_compute_capability().ok();
+    let links = links(device);
     let clock =
         |which: fn() -> Clock| reading(device.clock_info(which()), device.max_clock_info(which()));
     let watts = |milliwatts: Result<u32, NvmlError>| milliwatts.map(|it| (it + 500) / 1000);
@@ -69,13 +73,19 @@ fn gpu(ordinal: u32, device: &Device<'_>) -> Gpu {
         uncorrected_errors: device
             .total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile)
             .ok(),
+        corrected_errors: device
+            .total_ecc_errors(MemoryError::Corrected, EccCounter::Aggregate)
+            .ok(),
+        bad_rows: bad_rows(device),
         mig: device.mig_mode().ok().map(|mode| mode.current == 1),
         pcie_generation: reading(device.current_pcie_link_gen(), device.max_pcie_link_gen()),
         pcie_width: reading(
             device.current_pcie_link_width(),
             device.max_pcie_link_width(),
         ),
-        nvlinks: links(device),
+        nvlinks: links.map(|(up, _)| up),
+        nvlinks_down: links.map(|(_, down)| down),
+        place: device.pci_info().ok().map(|pci| xid::place(&pci.bus_id)),
     }
 }
 
@@ -97,10 +107,24 @@ fn slowed_by(device: &Device<'_>) -> Vec<&'static str> {
         .collect()
 }
 
-/// How many links are up; `None` of a GPU that has none.
-fn links(device: &Device<'_>) -> Option<u32> {
+/// How many links are up and down; `None` of a GPU that has none.
+fn links(device: &Device<'_>) -> Option<(u32, u32)> {
     let states: Vec<bool> = (0..MOST_LINKS)
         .map_while(|link| device.link_wrapper_for(link).is_active().ok())
         .collect();
-    (!states.is_empty()).then(|| states.iter().filter(|active| **active).count() as u32)
+    let up = states.iter().filter(|active| **active).count();
+    (!states.is_empty()).then(|| (up as u32, (states.len() - up) as u32))
+}
+
+/// Whether replacements of rows are pending, and whether one failed: the sum of both.
+fn bad_rows(device: &Device<'_>) -> Option<u64> {
+    let fields = [NVML_FI_DEV_REMAPPED_PENDING, NVML_FI_DEV_REMAPPED_FAILURE].map(FieldId);
+    let told = device.field_values_for(&fields).ok()?;
+    let numbers = told.into_iter().map(|field| match field.ok()?.value.ok()? {
+        SampleValue::U32(number) => Some(u64::from(number)),
+        SampleValue::U64(number) => Some(number),
+        SampleValue::I64(number) => u64::try_from(number).ok(),
+        SampleValue::F64(_) => None,
+    });
+    numbers.sum()
 }

@@ -123,7 +123,7 @@ fn resume_of_something_else() {
 }
 
 /// A tmpfs of so many KiB, or a word why there is none.
-fn small_disk(path: &std::path::Path, kib: u32) -> Option<Mounted> {
+pub(crate) fn small_disk(path: &std::path::Path, kib: u32) -> Option<Mounted> {
     std::fs::create_dir_all(path).unwrap();
     let options = format!("size={kib}k");
     let mounted = Command::new("mount")
@@ -142,7 +142,7 @@ fn small_disk(path: &std::path::Path, kib: u32) -> Option<Mounted> {
     None
 }
 
-struct Mounted(std::path::PathBuf);
+pub(crate) struct Mounted(std::path::PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {

@@ -15,4 +15,5 @@ mod interruption;
 mod output;
 mod plan;
 mod resume;
+mod smoke;
 mod verify;

@@ -250,6 +250,7 @@ mod tests {
             pcie_generation: reading(5, 5),
             pcie_width: reading(16, 16),
             nvlinks: Some(18),
+            ..Gpu::default()
         }
     }
 
