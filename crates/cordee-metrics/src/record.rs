@@ -42,10 +42,10 @@ documented! {
         #[serde(deserialize_with = "crate::number::null_is_nan")]
         pub data_s: f64,
         /// Seconds of collectives in the step, waiting for other ranks included; some of them beside the
-        /// backward.
+        /// backward. Null for several GPUs, where the host does not wait for them.
         #[serde(deserialize_with = "crate::number::null_is_nan")]
         pub comm_s: f64,
-        /// Seconds of the step in which nothing was done beside collectives.
+        /// Seconds of the step in which nothing was done beside collectives; null likewise.
         #[serde(deserialize_with = "crate::number::null_is_nan", default)]
         pub comm_exposed_s: f64,
         /// Tokens read per second of the step, over all ranks.

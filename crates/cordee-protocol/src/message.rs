@@ -99,9 +99,11 @@ pub struct StepProgress {
     pub step_s: f64,
     /// Seconds of it spent waiting for data.
     pub data_s: f64,
-    /// Seconds of collectives in it, some of them beside the backward.
+    /// Seconds of collectives in it, some of them beside the backward; not a number where nobody knows.
+    #[serde(deserialize_with = "null_is_nan")]
     pub comm_s: f64,
-    /// Seconds of it in which nothing was done beside collectives.
+    /// Seconds of it in which nothing was done beside collectives; likewise.
+    #[serde(deserialize_with = "null_is_nan")]
     pub comm_exposed_s: f64,
     /// Resident memory of rank 0, in bytes.
     pub memory_bytes: u64,

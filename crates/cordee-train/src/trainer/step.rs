@@ -104,6 +104,13 @@ impl Trainer<'_> {
             self.waiting_for_data.take(),
             self.learner.times.collectives.take(),
         );
+        // Nothing on the host waits for what GPUs exchange, so nobody counts it.
+        let (comm_s, comm_exposed_s) =
+            if plan.world_size > 1 && self.learner.state.gradients.are_on_device() {
+                (f64::NAN, f64::NAN)
+            } else {
+                (comm_s, comm_exposed_s)
+            };
         let memory_bytes = resident_bytes();
         let samples = update.step * plan.config.train.global_batch_size as u64;
         let train_tokens: u64 = self

@@ -66,7 +66,9 @@ pub(super) fn norm(number: f64) -> String {
 
 /// A share in percent with one digit: `2.1`.
 pub(super) fn percent(part: f64, whole: f64) -> String {
-    if whole > 0.0 {
+    if part.is_nan() {
+        "--".to_owned()
+    } else if whole > 0.0 {
         format!("{:.1}", 100.0 * part / whole)
     } else {
         "0.0".to_owned()
@@ -169,6 +171,7 @@ mod tests {
         );
         assert_eq!(percent(0.007, 0.33), "2.1");
         assert_eq!(percent(0.0, 0.0), "0.0");
+        assert_eq!(percent(f64::NAN, 0.33), "--");
     }
 
     #[test]
