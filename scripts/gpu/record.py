@@ -6,31 +6,34 @@ import shutil
 import signal
 import statistics
 import subprocess
+import tarfile
 import tempfile
 import time
 from contextlib import contextmanager
 
-# Of a part, in seconds: under four minutes with what ends it.
+# Of a part, in seconds, unless it has a limit of its own.
 LIMIT = 230
 # What a command that runs too long has, to end by itself.
 GRACE = 5
 TAIL = 60
 # Characters of its text that a record keeps.
 TEXT = 10_000
+# Bytes of what a command told on one stream that are read: its end. A program that tells the same forever fills a disk else.
+READ = 4_000_000
 
 SAMPLED = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "utilization.gpu", "memory.used")
 
 
 class Part:
-    """`command` names the only one to run; what others told before is kept."""
+    """`command` names the only one to run; what others told before is kept. `facts` are of the run as a whole, such as the machine."""
 
-    def __init__(self, name, out, root, command=""):
-        self.name, self.out, self.only = name, out, command
+    def __init__(self, name, out, root, environment, command="", limit=LIMIT, facts=None):
+        self.name, self.out, self.only, self.limit, self.environment = name, out, command, limit, environment
         self.path = out / f"{name}.json"
         out.mkdir(parents=True, exist_ok=True)
         before = json.loads(self.path.read_text()) if command and self.path.exists() else {}
         commit = root / "COMMIT"
-        self.told = {**before, "part": name, "passed": False, "commit": commit.read_text().splitlines() if commit.exists() else None}
+        self.told = {**before, "part": name, "passed": False, "commit": commit.read_text().splitlines() if commit.exists() else None, **(facts or {})}
         for kept in ("commands", "checks"):
             self.told.setdefault(kept, {})
         for past in ("skipped", "fault"):
@@ -38,30 +41,31 @@ class Part:
         self.log = open(out / f"{name}.log", "a" if command else "w")
         self.started = time.monotonic()
         self.told["started"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        # Kernels are compiled once for all parts. A home that cannot be written must not matter.
-        cache = os.path.abspath(os.environ.get("KIT_CACHE") or root / "cache")
-        self.environment = {**os.environ, "XDG_CACHE_HOME": cache, "TORCHINDUCTOR_CACHE_DIR": cache + "/torch", "NO_COLOR": "1"}
         self.write()
 
     def left(self):
-        return LIMIT - (time.monotonic() - self.started)
+        return self.limit - (time.monotonic() - self.started)
 
-    def run(self, name, argv, limit=LIMIT, sampler=None):
+    def run(self, name, argv, limit=None, sampler=None):
         """Runs a command: the record of what it told, with all its text, or None where it failed or was not asked for."""
         argv = [str(word) for word in argv]
         if self.only and self.only != name:
             before = self.told["commands"].get(name)
             return before if before and before["exit"] == 0 else None
-        limit = min(limit, self.left())
-        self.told["commands"][name] = record = {"command": shlex.join(argv)}
+        limit = min(limit or self.left(), self.left())
+        # What is read if nothing more can be written.
+        self.told["commands"][name] = record = {"command": shlex.join(argv), "exit": None, "why": "it ran when the kit was ended"}
+        self.write()
         print(f"{self.name}: {name} ... ", end="", flush=True)
         self.log.write(f"\n$ {record['command']}\n")
         self.log.flush()
         if limit < 5:
-            record.update(exit=None, why="no time was left for it", tail="")
+            record.update(why="no time was left for it", tail="")
         else:
             with sampler() if sampler else none() as samples:
-                record.update(execute(argv, limit, self.environment, self.log))
+                told = execute(argv, limit, self.environment, self.log)
+            del record["why"]
+            record.update(told)
             if samples:
                 record["card"] = samples
         text, passed = record.get("text", ""), record["exit"] == 0
@@ -93,6 +97,8 @@ class Part:
 
     def end(self):
         told = self.told
+        if self.only and self.only not in told["commands"]:
+            self.fail(f"there is no command {self.only} in {self.name}")
         told["seconds"] = round(time.monotonic() - self.started, 1)
         results = [record["exit"] == 0 for record in told["commands"].values()]
         results += [check["passed"] for check in told["checks"].values()]
@@ -112,7 +118,7 @@ def execute(argv, limit, environment, log):
     """Exit code, time and output of a command, which is ended after `limit` seconds with all that it started."""
     started = time.monotonic()
     record = {"exit": None, "tail": ""}
-    with tempfile.TemporaryFile("w+", errors="replace") as output, tempfile.TemporaryFile("w+", errors="replace") as errors:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=environment, start_new_session=True)
         except OSError as error:
@@ -126,15 +132,36 @@ def execute(argv, limit, environment, log):
         record["seconds"] = round(time.monotonic() - started, 1)
         texts = []
         for file in (output, errors):
-            file.seek(0)
-            texts.append(file.read())
+            file.seek(max(0, file.seek(0, os.SEEK_END) - READ))
+            texts.append(file.read().decode(errors="replace"))
     log.write("".join(texts))
-    record["tail"] = "\n".join("".join(texts).splitlines()[-TAIL:])
-    try:
-        record["json"] = json.loads(texts[0])
-    except ValueError:
-        record["text"] = texts[0]
+    report = parsed(texts[0])
+    record.update(dict(text=texts[0]) if report is None else dict(json=report))
+    record["tail"] = "\n".join("".join(texts[report is not None:]).splitlines()[-TAIL:])
     return record
+
+
+def parsed(text):
+    """The JSON object that a program printed, alone or after other lines; NaN, which JSON has not, as a string."""
+    for candidate in (text, (text.splitlines() or [""])[-1]):
+        try:
+            report = json.loads(candidate, parse_constant=str)
+        except ValueError:
+            continue
+        if isinstance(report, dict):
+            return report
+    return None
+
+
+def archive(folder, path):
+    """All records and logs as one file, which a machine whose results are fetched one by one gives back in one piece."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".next")
+    with tarfile.open(beside, "w:gz") as tar:
+        for file in sorted(folder.iterdir()):
+            if file.suffix in (".json", ".log", ".md"):
+                tar.add(file, arcname=file.name)
+    beside.replace(path)
 
 
 def end(process):
@@ -160,7 +187,9 @@ def none():
 def sampled():
     """Clocks, power, temperature and memory of the card while a command runs, twice a second; under load where there is one."""
     samples = {}
-    query = ["nvidia-smi", "--query-gpu=" + ",".join(SAMPLED), "--format=csv,noheader,nounits", "--id=0", "--loop-ms=500"]
+    # Its lines at once: it is ended with a signal, which loses what it has not written.
+    unbuffered = ["stdbuf", "-oL"] if shutil.which("stdbuf") else []
+    query = [*unbuffered, "nvidia-smi", "--query-gpu=" + ",".join(SAMPLED), "--format=csv,noheader,nounits", "--id=0", "--loop-ms=500"]
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         try:
             process = subprocess.Popen(query, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL, start_new_session=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 PEAK = 989.4e12
 # Of what failed in a part; its JSON has all.
 MOST = 4
-BENCHES = ("bench-124m", "bench-0.5b", "bench-1.5b", "bench-1.2b", "bench-tiny")
+BENCHES = ("bench-124m", "bench-0.5b", "bench-1.5b", "bench-1.2b")
 SIDES = (("cordee", "cordee"), ("peer", "PyTorch, compiled"), ("peer-chunked", "PyTorch, compiled, loss in 8 chunks"))
 CONVENTION = """MFU is model FLOP/s over 989.4 TFLOP/s, dense bf16 of an H100 SXM. Of each token a step takes
 6 × (parameters that multiply: all but norms, and the embedding once where the head shares it) + 6 × layers × width × context
@@ -123,6 +123,11 @@ def main(folder):
             results[told["part"]] = told
     commits = {tuple(told["commit"] or ["unknown"]) for told in results.values()}
     lines = ["# Results", "", *[line for commit in sorted(commits) for line in (f"- {text}" for text in commit)]]
+    if any(told.get("small") for told in results.values()):
+        lines += ["", "**Tiny shapes and few steps, to try the kit: no figure here says anything of speed.**"]
+    cards = sorted({(told.get("machine") or {}).get("card") or "no card" for told in results.values()})
+    if len(cards) > 1:
+        lines += ["", f"**Results of more than one machine: {'; '.join(cards)}**"]
     card = results.get("doctor", {}).get("commands", {}).get("card", {}).get("text", "").splitlines()
     lines += [""] + (["Card, as `nvidia-smi` tells it:", "", "```", *card, "```"] if card else ["`doctor` has not told of the card."])
     if any(part in results for part in BENCHES):

@@ -26,10 +26,12 @@ pub enum Operation {
     SumScalars,
     /// [`gather_bytes`](crate::ProcessGroup::gather_bytes).
     GatherBytes,
+    /// Leaving the group in order.
+    Leave,
 }
 
 impl Operation {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Join,
         Self::Allocate,
         Self::AllReduce,
@@ -39,6 +41,7 @@ impl Operation {
         Self::Barrier,
         Self::SumScalars,
         Self::GatherBytes,
+        Self::Leave,
     ];
 
     /// Name, as the method is called.
@@ -53,6 +56,7 @@ impl Operation {
             Self::Barrier => "barrier",
             Self::SumScalars => "sum_scalars",
             Self::GatherBytes => "gather_bytes",
+            Self::Leave => "leave",
         }
     }
 }
@@ -72,6 +76,8 @@ pub struct Place {
     pub range: Range<usize>,
     /// Which of the group's allocations the buffer is, from 0; `None` for other memory.
     pub allocation: Option<usize>,
+    /// Whether it is memory of a device.
+    pub on_device: bool,
 }
 
 /// One collective call, as a rank entered it.
@@ -87,6 +93,9 @@ pub struct Call {
     pub root: Option<usize>,
 }
 
+/// Added to the number of a type where the memory is a device's.
+const ON_DEVICE: u64 = 1 << 8;
+
 /// A [`Call`] in numbers, for memory that other processes read.
 pub(crate) const CALL_WORDS: usize = 7;
 
@@ -98,6 +107,19 @@ impl Call {
             .map_or(0, |place| place.range.len() * place.dtype.size_in_bytes())
     }
 
+    /// Name, number and size, without where in the memory.
+    pub fn brief(&self) -> String {
+        match &self.place {
+            Some(_) => format!(
+                "{} #{} of {} bytes",
+                self.operation,
+                self.sequence,
+                self.bytes()
+            ),
+            None => format!("{} #{}", self.operation, self.sequence),
+        }
+    }
+
     pub(crate) fn to_words(&self) -> [u64; CALL_WORDS] {
         let (dtype, range, allocation) = match &self.place {
             None => (0, 0..0, 0),
@@ -106,7 +128,7 @@ impl Call {
                     DType::F32 => 1,
                     DType::F64 => 2,
                     DType::Bf16 => 3,
-                },
+                } | if place.on_device { ON_DEVICE } else { 0 },
                 place.range.clone(),
                 place.allocation.map_or(0, |index| index as u64 + 1),
             ),
@@ -128,7 +150,8 @@ impl Call {
         let operation = Operation::ALL
             .into_iter()
             .find(|candidate| *candidate as u64 == operation)?;
-        let dtype = match dtype {
+        let on_device = dtype & ON_DEVICE != 0;
+        let dtype = match dtype & !ON_DEVICE {
             0 => None,
             1 => Some(DType::F32),
             2 => Some(DType::F64),
@@ -140,6 +163,7 @@ impl Call {
             dtype,
             range: start as usize..end as usize,
             allocation: one_less(allocation),
+            on_device,
         });
         Some(Self {
             sequence,
@@ -157,6 +181,7 @@ impl fmt::Display for Call {
             dtype,
             range,
             allocation,
+            on_device,
         }) = &self.place
         {
             write!(
@@ -169,6 +194,7 @@ impl fmt::Display for Call {
             match (self.operation, allocation) {
                 (Operation::Allocate | Operation::SumScalars, _) => write!(formatter, ")")?,
                 (_, Some(index)) => write!(formatter, " of shared buffer {index})")?,
+                (_, None) if *on_device => write!(formatter, " of a device's buffer)")?,
                 (_, None) => write!(formatter, " of a private buffer)")?,
             }
         }
@@ -189,12 +215,19 @@ mod tests {
             dtype: DType::F64,
             range: 64..100,
             allocation: Some(0),
+            on_device: false,
+        };
+        let on_device = Place {
+            allocation: None,
+            on_device: true,
+            ..place.clone()
         };
         for operation in Operation::ALL {
             for (place, root) in [
                 (None, None),
                 (Some(place.clone()), Some(0)),
                 (Some(place.clone()), None),
+                (Some(on_device.clone()), None),
             ] {
                 let call = Call {
                     sequence: 7,
@@ -214,6 +247,7 @@ mod tests {
             dtype: DType::F32,
             range: 0..1024,
             allocation: Some(2),
+            on_device: false,
         });
         let call = Call {
             sequence: 12,
@@ -225,6 +259,7 @@ mod tests {
             call.to_string(),
             "all_reduce #12 of 4096 bytes (f32 0..1024 of shared buffer 2)"
         );
+        assert_eq!(call.brief(), "all_reduce #12 of 4096 bytes");
         let call = Call {
             sequence: 13,
             operation: Operation::Barrier,

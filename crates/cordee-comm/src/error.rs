@@ -4,15 +4,15 @@ use std::{ops::Range, time::Duration};
 
 use cordee_memory::MemoryError;
 
-use crate::Call;
+use crate::{Call, Records, record::list};
 
 /// A collective that did not come to its end. The group is of no use afterwards.
 #[derive(Debug, thiserror::Error)]
 pub enum CommError {
     /// Ranks did not arrive before the deadline.
     #[error(
-        "rank {rank} waited {:.1} s in {call} for {}: look at what happened there last",
-        waited.as_secs_f64(), ranks(missing)
+        "rank {rank} waited {:.1} s in {call} {}{records}",
+        waited.as_secs_f64(), whom(missing)
     )]
     Timeout {
         /// The rank that waited.
@@ -21,8 +21,11 @@ pub enum CommError {
         call: Box<Call>,
         /// How long it waited.
         waited: Duration,
-        /// The ranks that did not arrive, in ascending order.
+        /// The ranks that did not arrive, in ascending order. None, where all of them have begun a
+        /// call on buffers of devices that does not end.
         missing: Vec<usize>,
+        /// Where every rank stood then.
+        records: Records,
     },
     /// Another rank gave up, and said so.
     #[error("rank {rank} cannot finish {call}: rank {peer} failed: {reason}")]
@@ -85,6 +88,37 @@ pub enum CommError {
         /// How many ranks there are.
         world_size: usize,
     },
+    /// NCCL refused a call, or failed while it did what was asked.
+    #[error(transparent)]
+    Nccl(Box<NcclFailure>),
+    /// Ranks of one group opened different versions of NCCL, which do not work together.
+    #[error(
+        "rank {rank}: rank {first} has NCCL {first_version}, rank {second} {second_version}: give all ranks the same \
+         library, with CORDEE_LIBRARY_PATH for example"
+    )]
+    NcclVersions {
+        /// The rank that tells.
+        rank: usize,
+        /// The first of two ranks that differ.
+        first: usize,
+        /// Its version.
+        first_version: String,
+        /// The second.
+        second: usize,
+        /// Its version.
+        second_version: String,
+    },
+    /// A failure that could not be cleaned up after: work is still under way on the device.
+    #[error(
+        "{failure}; NCCL was told to end what is under way and has not done so for {:.0} s: end this process",
+        waited.as_secs_f64()
+    )]
+    Stuck {
+        /// What happened first.
+        failure: Box<CommError>,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// Memory could not be had.
     #[error("rank {rank}: {call}: {source}")]
     Memory {
@@ -141,11 +175,47 @@ pub enum CommError {
     },
 }
 
-fn ranks(missing: &[usize]) -> String {
-    let list: Vec<_> = missing.iter().map(ToString::to_string).collect();
-    format!(
-        "{} {}",
-        if missing.len() == 1 { "rank" } else { "ranks" },
-        list.join(", ")
-    )
+fn whom(missing: &[usize]) -> String {
+    if missing.is_empty() {
+        return "though every rank has begun it: look at the devices and the links between them"
+            .to_owned();
+    }
+    format!("for {}: look at what happened there last", list(missing))
+}
+
+/// What NCCL said, and about what.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "rank {rank} of the {world_size} of group `{group}`: {call}: {function} of NCCL {version}: {what} (result {code}){}{records}",
+    detail(last)
+)]
+pub struct NcclFailure {
+    /// This rank.
+    pub rank: usize,
+    /// How many ranks there are.
+    pub world_size: usize,
+    /// What the group is called.
+    pub group: String,
+    /// The call.
+    pub call: Call,
+    /// The function that answered so.
+    pub function: &'static str,
+    /// NCCL's version.
+    pub version: String,
+    /// The answer, an `ncclResult_t`.
+    pub code: i32,
+    /// The answer in words.
+    pub what: String,
+    /// The last error that NCCL keeps; empty where it keeps none.
+    pub last: String,
+    /// Where every rank stood then.
+    pub records: Records,
+}
+
+fn detail(last: &str) -> String {
+    if last.is_empty() {
+        String::new()
+    } else {
+        format!(": {last}")
+    }
 }

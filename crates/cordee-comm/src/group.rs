@@ -1,10 +1,10 @@
 //! The contract of a process group.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use cordee_memory::{Buffer, DType};
 
-use crate::Result;
+use crate::{Call, Operation, Place, Records, Result};
 
 /// Ranks that work together. Every rank makes the same calls in the same order with the same
 /// arguments; a rank that does otherwise is found out and every rank gets an error that names it.
@@ -19,7 +19,10 @@ use crate::Result;
 /// Buffers of the host are done with when a call returns. On buffers of a device calls begin work on a
 /// queue beside the one that computes, after what that was given before, and return: what the device
 /// is given later may use the result after a [`fence`](Self::fence), and errors of the work come out
-/// of [`wait`](Self::wait).
+/// of [`wait`](Self::wait). Whoever lent a buffer of a device keeps it, and writes nothing to it, until
+/// a fence or a wait after the call: memory that is given back after a fence goes back in the order of
+/// the device's work, so that nobody else gets it too early. Before the host waits for a device by
+/// other means, it waits here: a peer that is gone ends this waiting and no other.
 pub trait ProcessGroup: Send {
     /// Which of the ranks this is, from 0.
     fn rank(&self) -> usize;
@@ -74,4 +77,34 @@ pub trait ProcessGroup: Send {
 
     /// Seconds spent in calls so far, waiting for other ranks included.
     fn seconds(&self) -> f64;
+}
+
+/// A group over the host's memory on which a transport for buffers of devices can be built: it counts
+/// that one's calls among its own, and keeps where all ranks can read it which calls each has begun
+/// and completed.
+pub trait HostGroup: ProcessGroup {
+    /// How long a call waits for other ranks.
+    fn timeout(&self) -> Duration;
+
+    /// Numbers a call that is made by other means, and notes that this rank begins it.
+    fn begin(
+        &mut self,
+        operation: Operation,
+        place: Option<Place>,
+        root: Option<usize>,
+    ) -> Result<Call>;
+
+    /// Notes that all calls of this rank so far are done.
+    fn completed(&mut self);
+
+    /// An error where a peer is seen to have made another call than this rank at the same place of the
+    /// order. Does not wait, and so does not see what peers are yet to do.
+    fn compare(&self) -> Result<()>;
+
+    /// An error where a peer has failed, so that `call` cannot be finished, and where
+    /// [`compare`](Self::compare) has one.
+    fn check(&self, call: &Call) -> Result<()>;
+
+    /// Where every rank stands.
+    fn records(&self) -> Records;
 }

@@ -1,22 +1,28 @@
 //! Process groups: what ranks do together with flat memory.
 //!
 //! [`ProcessGroup`] is the contract; [`SharedMemoryGroup`] keeps it for the ranks of one machine,
-//! which read each other's memory in place. Other transports come behind the same trait.
+//! which read each other's memory in place, and [`NcclGroup`] for buffers of GPUs, over any
+//! [`HostGroup`].
 //!
 //! This crate does not know what a model is, nor why somebody wants a sum. It never decides when
 //! to give up on a run: it returns errors that name the rank to look at.
 
 mod call;
+pub mod conformance;
 mod emulated_link;
 mod error;
 mod group;
+mod nccl;
+mod record;
 mod shard;
 mod shared_memory;
 
 pub use call::{Call, Operation, Place};
 pub use emulated_link::EmulatedLink;
-pub use error::CommError;
-pub use group::ProcessGroup;
+pub use error::{CommError, NcclFailure};
+pub use group::{HostGroup, ProcessGroup};
+pub use nccl::NcclGroup;
+pub use record::{Record, Records};
 pub use shard::shard_range;
 pub use shared_memory::SharedMemoryGroup;
 

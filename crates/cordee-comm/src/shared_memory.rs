@@ -11,6 +11,7 @@
 
 mod collectives;
 mod control;
+mod journal;
 mod meeting;
 mod sum;
 
@@ -22,8 +23,11 @@ use std::{
 
 use cordee_memory::{Buffer, DType, MemoryError, SharedMapping, SharedMemory};
 
-use crate::{Call, CommError, Operation, Place, ProcessGroup, Result, shard_range};
+use crate::{
+    Call, CommError, HostGroup, Operation, Place, ProcessGroup, Records, Result, shard_range,
+};
 use control::Control;
+use journal::Journal;
 use meeting::Meeting;
 
 /// Bytes per rank through which private buffers pass; twice that, since two halves take turns.
@@ -37,7 +41,10 @@ pub struct SharedMemoryGroup {
     world_size: usize,
     sequence: u64,
     seconds: f64,
+    timeout: Duration,
     broken: Option<String>,
+    /// The first call that was begun by other means and may not be done.
+    elsewhere: Option<u64>,
     /// Absent in a world of one.
     peers: Option<Peers>,
 }
@@ -69,7 +76,9 @@ impl SharedMemoryGroup {
             world_size: 1,
             sequence: 0,
             seconds: 0.0,
+            timeout: Duration::MAX,
             broken: None,
+            elsewhere: None,
             peers: None,
         }
     }
@@ -122,7 +131,9 @@ impl SharedMemoryGroup {
             world_size,
             sequence: 0,
             seconds: started.elapsed().as_secs_f64(),
+            timeout,
             broken: None,
+            elsewhere: None,
             peers: (world_size > 1).then_some(peers),
         })
     }
@@ -135,6 +146,24 @@ impl SharedMemoryGroup {
         root: Option<usize>,
         work: impl FnOnce(&mut Self, &Call) -> Result<R>,
     ) -> Result<R> {
+        let call = self.note(operation, place, root)?;
+        let started = Instant::now();
+        let result = work(self, &call);
+        self.seconds += started.elapsed().as_secs_f64();
+        match &result {
+            Ok(_) => self.note_completed(),
+            Err(error) => self.fail(&error.to_string()),
+        }
+        result
+    }
+
+    /// Numbers a call, and notes it for the peers to read.
+    fn note(
+        &mut self,
+        operation: Operation,
+        place: Option<Place>,
+        root: Option<usize>,
+    ) -> Result<Call> {
         self.sequence += 1;
         let call = Call {
             sequence: self.sequence,
@@ -149,13 +178,18 @@ impl SharedMemoryGroup {
                 reason: reason.clone(),
             });
         }
-        let started = Instant::now();
-        let result = work(self, &call);
-        self.seconds += started.elapsed().as_secs_f64();
-        if let Err(error) = &result {
-            self.fail(&error.to_string());
+        if let Some(peers) = &self.peers {
+            peers.journal().begin(&call);
         }
-        result
+        Ok(call)
+    }
+
+    /// Notes how far this rank's calls are done.
+    fn note_completed(&self) {
+        if let Some(peers) = &self.peers {
+            let completed = self.elsewhere.map_or(self.sequence, |first| first - 1);
+            peers.journal().complete(completed);
+        }
     }
 
     /// Runs one call on a part of a buffer, if there is such a part.
@@ -175,6 +209,7 @@ impl SharedMemoryGroup {
             dtype: buffer.dtype(),
             range: range.clone(),
             allocation,
+            on_device: buffer.is_on_device(),
         };
         self.run(operation, Some(place), root, |group, call| {
             let (rank, world_size) = (group.rank, group.world_size);
@@ -193,11 +228,14 @@ impl SharedMemoryGroup {
                     world_size,
                 });
             }
-            buffer.pointer().map_err(|source| CommError::Memory {
-                rank,
-                call: Box::new(call.clone()),
-                source,
-            })?;
+            // Of a rank that is alone nobody reaches the buffer, which may be a device's.
+            if group.peers.is_some() {
+                buffer.pointer().map_err(|source| CommError::Memory {
+                    rank,
+                    call: Box::new(call.clone()),
+                    source,
+                })?;
+            }
             work(group, call, buffer)
         })
     }
@@ -217,6 +255,7 @@ impl ProcessGroup for SharedMemoryGroup {
             dtype,
             range: 0..len,
             allocation: None,
+            on_device: false,
         };
         self.run(Operation::Allocate, Some(place), None, |group, call| {
             let rank = group.rank;
@@ -305,6 +344,7 @@ impl ProcessGroup for SharedMemoryGroup {
             dtype: DType::F64,
             range: 0..values.len(),
             allocation: None,
+            on_device: false,
         };
         self.run(
             Operation::SumScalars,
@@ -343,6 +383,57 @@ impl ProcessGroup for SharedMemoryGroup {
     }
 }
 
+impl HostGroup for SharedMemoryGroup {
+    fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    fn begin(
+        &mut self,
+        operation: Operation,
+        place: Option<Place>,
+        root: Option<usize>,
+    ) -> Result<Call> {
+        let call = self.note(operation, place, root)?;
+        self.elsewhere.get_or_insert(call.sequence);
+        Ok(call)
+    }
+
+    fn completed(&mut self) {
+        self.elsewhere = None;
+        self.note_completed();
+    }
+
+    fn compare(&self) -> Result<()> {
+        match &self.peers {
+            None => Ok(()),
+            Some(peers) => journal::compare(peers.meeting.control(), self.rank),
+        }
+    }
+
+    fn check(&self, call: &Call) -> Result<()> {
+        let Some(peers) = &self.peers else {
+            return Ok(());
+        };
+        let control = peers.meeting.control();
+        if let Some((peer, reason)) = control.first_failed() {
+            return Err(CommError::PeerFailed {
+                rank: self.rank,
+                call: Box::new(call.clone()),
+                peer,
+                reason,
+            });
+        }
+        self.compare()
+    }
+
+    fn records(&self) -> Records {
+        self.peers.as_ref().map_or_else(Records::default, |peers| {
+            journal::records(peers.meeting.control())
+        })
+    }
+}
+
 impl Drop for SharedMemoryGroup {
     fn drop(&mut self) {
         // Who waits for this rank from now on waits in vain, so it is told at once. A rank that
@@ -356,6 +447,11 @@ impl Drop for SharedMemoryGroup {
 }
 
 impl Peers {
+    /// This rank's.
+    fn journal(&self) -> &Journal {
+        &self.meeting.control().page(self.meeting.rank()).journal
+    }
+
     /// Maps the copies of all ranks, and makes a buffer of this rank's own.
     fn allocate(&mut self, dtype: DType, len: usize) -> std::result::Result<Buffer, MemoryError> {
         let too_large = || MemoryError::TooLarge {

@@ -366,7 +366,7 @@ impl Default for ParallelConfig {
             threads: None,
             shard: Shard::None,
             overlap: true,
-            bucket_size: ByteSize(25 << 20),
+            bucket_size: ByteSize(4 << 20),
             timeout: TimeSpan::from_secs(600),
         }
     }

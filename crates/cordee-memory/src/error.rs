@@ -103,6 +103,14 @@ pub enum MemoryError {
         /// Its answer.
         why: String,
     },
+    /// A queue of a device refused.
+    #[error("{action}: {why}")]
+    Queue {
+        /// What was asked of it.
+        action: &'static str,
+        /// Its answer.
+        why: String,
+    },
     /// The system refused.
     #[error("{call} on shared memory, {bytes} bytes: {source}")]
     System {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cordee_memory::{Buffer, DType};
+use cordee_memory::{Buffer, DType, DeviceQueue};
 
 #[cfg(feature = "cuda")]
 use crate::cuda::Gpu;
@@ -121,6 +121,16 @@ impl Device {
             }),
             #[cfg(feature = "cuda")]
             Place::Gpu(gpu) => gpu.zeroed(dtype, len),
+        }
+    }
+
+    /// A queue beside the one that computes, of which the GPU prefers what is begun there: for what ranks
+    /// send to each other. `None` of the host.
+    pub fn queue(&self) -> Result<Option<Box<dyn DeviceQueue>>> {
+        match &self.0 {
+            Place::Host => Ok(None),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(gpu) => gpu.queue().map(Some),
         }
     }
 

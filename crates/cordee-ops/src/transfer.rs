@@ -80,9 +80,14 @@ fn add_on_host<T: Element + WithDType>(view: &mut ViewMut<'_>, tensor: &Tensor) 
 
 /// The elements of a tensor of any shape, wherever it is. Waits for the device, if it is on one.
 pub fn to_vec(tensor: &Tensor) -> Result<Vec<f32>> {
-    tensor
-        .to_device(&TensorDevice::Cpu)
-        .and_then(|tensor| tensor.to_dtype(TensorType::F32)?.flatten_all()?.to_vec1())
+    let host = tensor.to_device(&TensorDevice::Cpu).map_err(tensor_error)?;
+    // A copy to pageable memory need not be done when the call that asked for it returns.
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of(tensor) {
+        gpu.synchronise(OP.0)?;
+    }
+    host.to_dtype(TensorType::F32)
+        .and_then(|tensor| tensor.flatten_all()?.to_vec1())
         .map_err(tensor_error)
 }
 

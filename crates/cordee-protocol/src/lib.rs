@@ -21,6 +21,6 @@ pub use message::{
     Banner, Evaluation, Failure, SourceEvaluation, StepProgress, Summary, WorkerMessage,
 };
 pub use report::{
-    BenchCommunication, BenchGpu, BenchPart, BenchReport, LogitsDifference, OperatorFinding,
-    OperatorsReport, TraceReport, TraceStep,
+    BenchCommunication, BenchGpu, BenchPart, BenchReport, CollectiveFinding, CollectivesReport,
+    LogitsDifference, OperatorFinding, OperatorsReport, TraceReport, TraceStep,
 };

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::{
     check::CheckReport,
     collective::CollectiveReport,
-    report::{BenchReport, OperatorsReport, TraceReport},
+    report::{BenchReport, CollectivesReport, OperatorsReport, TraceReport},
 };
 
 /// Something a worker tells its launcher. Only rank 0 sends more than `Warning`, `Check` and
@@ -59,6 +59,8 @@ pub enum WorkerMessage {
     Trace(TraceReport),
     /// The operators were compared with their references.
     Operators(OperatorsReport),
+    /// Results of collectives were compared.
+    VerifiedCollectives(CollectivesReport),
     /// This rank gives up, and why.
     Failed(Failure),
 }

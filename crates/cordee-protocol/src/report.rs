@@ -120,6 +120,26 @@ pub struct TraceStep {
     pub expected_tokens_trained: u64,
 }
 
+/// Collectives whose results were compared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectivesReport {
+    /// What did the transport, such as `NCCL 2.30.3`.
+    pub transport: String,
+    /// Every case.
+    pub findings: Vec<CollectiveFinding>,
+}
+
+/// What came of a case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectiveFinding {
+    /// The collective, or what was done with several.
+    pub case: String,
+    /// Type of the elements, where there are some.
+    pub dtype: Option<String>,
+    /// What was wrong, and on which rank.
+    pub wrong: Option<String>,
+}
+
 /// Operators that were compared with their references.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OperatorsReport {

@@ -104,6 +104,7 @@ fn measure(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchRepor
         step_s.clone_from(&timed_s);
     }
     let peaks = peaks_of_ranks(learner.group)?;
+    let parts = parts(&operators, &mut learner.times, &mut drawing, &timed_s);
     let communication = if bench.communication && learner.group.world_size() > 1 {
         Some(communication(bench, &mut learner)?)
     } else {
@@ -114,7 +115,7 @@ fn measure(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchRepor
         parameters: model.parameter_count() as u64,
         tokens_per_step: bench.plan.tokens_per_step,
         flops_per_token: flops_per_token(&model, &config.model, config.data.seq_len),
-        parts: parts(&operators, &mut learner.times, &mut drawing, &timed_s),
+        parts,
         step_s,
         first_loss: losses[0],
         last_loss: losses[last - 1],

@@ -42,7 +42,8 @@ pub(crate) struct BucketPlan {
 }
 
 /// Deals `model`, whose parameters lie as in `layout`, out to buckets, in that order. From the last
-/// segment on, a bucket takes segments until it has `least` bytes.
+/// segment on, a bucket takes segments until it has `least` bytes. The embedding is by itself: no
+/// backward is left to hide its sums behind, and what came before need not wait for it.
 pub(crate) fn plan(model: &Model, layout: &Layout, least: u64) -> Vec<BucketPlan> {
     let offset = |id: usize| {
         let slots = layout.slots();
@@ -55,7 +56,7 @@ pub(crate) fn plan(model: &Model, layout: &Layout, least: u64) -> Vec<BucketPlan
         let first = model.first_id(segment);
         let range = offset(first)..offset(end);
         let full = (range.len() * width) as u64 >= least;
-        if (full && first < end) || segment == 0 {
+        if first < end && (full || segment <= 1) {
             buckets.push(BucketPlan {
                 first_segment: segment,
                 ids: first..end,
@@ -174,3 +175,49 @@ impl Buckets {
 }
 
 const TAKEN: &str = "a bucket is put back before anybody asks for it";
+
+#[cfg(test)]
+mod tests {
+    use cordee_config::ModelConfig;
+
+    use super::*;
+
+    fn segments(tied: bool, least: u64) -> Vec<(usize, Range<usize>)> {
+        let config = ModelConfig {
+            tie_embeddings: tied,
+            init_std: 0.1,
+            ..ModelConfig::llama(64, 4, 2, 128)
+        };
+        let model = Model::new(&config, 256, 4).unwrap();
+        let layout = model.layout(DType::F32).unwrap();
+        let buckets = plan(&model, &layout, least);
+        let mut end = 0;
+        for bucket in &buckets {
+            assert_eq!(bucket.range.start, end, "neighbours");
+            end = bucket.range.end;
+        }
+        assert_eq!(end, layout.len(), "all of it");
+        let mut ends = buckets.iter().map(|bucket| bucket.ids.end);
+        assert_eq!(ends.next_back(), Some(layout.slots().len()));
+        let parts = |bucket: BucketPlan| (bucket.first_segment, bucket.ids);
+        buckets.into_iter().map(parts).collect()
+    }
+
+    #[test]
+    fn buckets_fill_from_the_last_segment_on() {
+        // An embedding, four blocks of nine parameters, and a head of two.
+        let each = [
+            (0, 0..1),
+            (1, 1..10),
+            (2, 10..19),
+            (3, 19..28),
+            (4, 28..37),
+            (5, 37..39),
+        ];
+        assert_eq!(segments(false, 1), each);
+        assert_eq!(segments(false, 1 << 30), [(0, 0..1), (1, 1..39)]);
+        // A tied head is a norm, which fills no bucket; a block has a little more than 160 KiB.
+        let pairs = [(0, 0..1), (1, 1..19), (3, 19..38)];
+        assert_eq!(segments(true, 200 << 10), pairs);
+    }
+}

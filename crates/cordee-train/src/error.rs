@@ -134,7 +134,8 @@ impl TrainError {
             Self::Comm(CommError::Timeout { call, .. }) if call.operation == Operation::Join => {
                 ExitCode::RendezvousTimeout
             }
-            Self::Comm(CommError::Timeout { .. }) => ExitCode::Hang,
+            Self::Comm(CommError::Timeout { .. } | CommError::Stuck { .. }) => ExitCode::Hang,
+            Self::Comm(CommError::NcclVersions { .. }) => ExitCode::Environment,
             _ => ExitCode::Failed,
         }
     }

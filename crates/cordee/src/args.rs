@@ -322,6 +322,25 @@ pub(crate) enum VerifyCommand {
     /// Compute every operator, forward and backward, on this machine's device, and compare with plain
     /// loops in f64. Ends with 0 where all errors are within their bounds, else with 1.
     Operators(VerifyOperatorsArgs),
+    /// Have ranks sum, share out and pass on buffers of all types and many sizes, and compare every element
+    /// with what it must be. Ends with 0 where all are right, else with 1.
+    Collectives(VerifyCollectivesArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyCollectivesArgs {
+    /// Worker processes.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_least_one)]
+    pub(crate) workers: usize,
+    /// Where the buffers are: of GPUs, NCCL does the work.
+    #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
+    pub(crate) device: DeviceArg,
+    /// How long a worker waits for the others before it gives up.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout: u64,
+    /// Print one JSON object in place of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -352,7 +371,7 @@ pub(crate) struct VerifyTraceArgs {
     /// What workers share out instead of each holding all.
     #[arg(long, value_name = "WHAT", default_value = "none", value_parser = ["none", "optimizer"])]
     pub(crate) shard: String,
-    /// Least bytes of gradients that are summed over workers at once [default: 25MiB].
+    /// Least bytes of gradients that are summed over workers at once [default: 4MiB].
     #[arg(long, value_name = "SIZE")]
     pub(crate) bucket_size: Option<ByteSize>,
     /// What to compute on.

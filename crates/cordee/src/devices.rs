@@ -14,6 +14,9 @@ pub(crate) const DEVICES: &str = "CORDEE_DEVICES";
 /// CUDA's own list of the GPUs that a process sees.
 pub(crate) const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 
+/// For tests alone: has so many workers share each GPU.
+pub(crate) const WORKERS_PER_GPU: &str = "CORDEE_TEST_WORKERS_PER_GPU";
+
 /// Workers on a machine without GPUs.
 const CPU_WORKERS: usize = 2;
 
@@ -46,6 +49,19 @@ pub(crate) fn device(
     }
     seen.check(seen.device, workers)?;
     Ok(seen.device)
+}
+
+/// How many workers share a GPU: one, but where a test says otherwise. Neighbours by local rank do.
+pub fn workers_per_gpu() -> Result<usize, Failure> {
+    let Ok(text) = env::var(WORKERS_PER_GPU) else {
+        return Ok(1);
+    };
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err(Failure::usage(anyhow!(
+            "{WORKERS_PER_GPU} is `{text}`: it takes a number from 1 on"
+        ))),
+    }
 }
 
 /// What is kept of the GPUs that a run could compute on: their driver and what they were like.
@@ -130,7 +146,7 @@ impl Seen {
                 )),
             );
         }
-        if workers > count {
+        if workers > count * workers_per_gpu()? {
             let error = anyhow!("{workers} workers need a GPU each, and {count} can be seen");
             return Err(Failure::usage(error).with_hint(format!(
                 "set parallel.workers = {count}, or show more in {VISIBLE}"

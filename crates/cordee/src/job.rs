@@ -46,6 +46,8 @@ pub enum Task {
     Trace(TraceTask),
     /// Compare the operators with their references.
     Operators,
+    /// Compare results of collectives with what every rank can tell they must be.
+    VerifyCollectives,
 }
 
 /// Train a model.

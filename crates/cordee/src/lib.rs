@@ -34,10 +34,11 @@ pub use crate::{
     args::{ConfigArgs, ExportArgs, ExportType, GenerateArgs, PlanArgs},
     commands::{cache_directory, load, valid_checkpoint},
     console::{Console, bytes},
-    devices::plan,
+    devices::{plan, workers_per_gpu},
     failure::Failure,
     gpus::memory as gpu_memory,
     job::{BenchTask, CollectivesTask, Job, SmokePart, SmokeTask, Task, TraceTask, TrainTask},
+    libraries::nccl_paths,
     machine::memory,
     run_dir::{RunDir, TOKENIZER_FILE},
 };

@@ -9,7 +9,7 @@ use cordee_protocol::{ExitCode, WorkerEnvironment, names};
 
 use crate::{
     args::Cli,
-    devices::{DEVICES, VISIBLE},
+    devices::{DEVICES, VISIBLE, WORKERS_PER_GPU},
     libraries::{LIBRARY_PATH, LOADER_PATH},
 };
 
@@ -70,6 +70,10 @@ fn environment() -> String {
             "tokenised data is kept in `$XDG_CACHE_HOME/cordee`, else in `~/.cache/cordee`; `data.cache_dir` comes first. Compiled kernels are kept in `kernels` there",
         ),
         ("NO_COLOR", "turns colour off"),
+        (
+            WORKERS_PER_GPU,
+            "for tests on machines with few GPUs, and for nothing else: so many workers share each GPU. Needs NCCL 2.30, which is told to allow it; more than two may hang, and no speed means anything",
+        ),
     ];
     for (name, text) in given {
         let _ = writeln!(page, "| `{name}` | {text} |");

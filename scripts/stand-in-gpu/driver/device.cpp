@@ -153,6 +153,7 @@ EXPORT Result cuCtxSynchronize() {
     if (!current) {
         return INVALID_CONTEXT;
     }
+    settle(current, "cuCtxSynchronize");
     check_memory("found at a synchronisation");
     trim(current);
     return SUCCESS;
@@ -192,6 +193,7 @@ const Named ERRORS[] = {
     {OPERATING_SYSTEM, "CUDA_ERROR_OPERATING_SYSTEM", "OS call failed or operation not supported on this OS"},
     {INVALID_HANDLE, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
     {NOT_FOUND, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
+    {NOT_READY, "CUDA_ERROR_NOT_READY", "device not ready"},
     {LAUNCH_OUT_OF_RESOURCES, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", "too many resources requested for launch"},
     {NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED", "the stand-in GPU has no such operation"},
 };

@@ -1,8 +1,11 @@
-// What the parts of the stand-in driver (libcuda.so.1) share. A device is memory of the host, and everything
-// asked of a stream is done before the call returns.
+// What the parts of the stand-in driver (libcuda.so.1) share. A device is memory of the host, and what is asked
+// of a stream is done before the call returns. Other libraries may begin work that ends later (`begin_work`): what is
+// asked of the stream after it waits for it, the host with it.
 #pragma once
 #include <atomic>
+#include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <stddef.h>
 #include <stdint.h>
@@ -28,6 +31,7 @@ enum : Result {
     OPERATING_SYSTEM = 304,
     INVALID_HANDLE = 400,
     NOT_FOUND = 500,
+    NOT_READY = 600,
     LAUNCH_OUT_OF_RESOURCES = 701,
     NOT_SUPPORTED = 801,
 };
@@ -50,16 +54,27 @@ struct Device {
     Pool pool;
 };
 
+// Work of a stream that ends later than the call that began it.
+struct Work {
+    std::function<void()> run;
+    std::vector<std::shared_ptr<Work>> after; // what must be done before
+    bool done = false;
+    double ended = 0;
+};
+typedef std::vector<std::shared_ptr<Work>> Works;
+
 struct Stream {
     Device *device;
     unsigned flags;
     int priority;
+    Works open; // what comes next on this stream comes after these
 };
 
 struct Event {
     Device *device;
     double time = 0;
     bool recorded = false;
+    Works after; // of the stream, when it was recorded
 };
 
 // All of them; the first `device_count()` are there.
@@ -71,6 +86,16 @@ extern thread_local Device *current;
 
 // The device of a stream, of the thread where it is one of the default streams. Null if the stream is not alive.
 Device *device_of(Stream *stream);
+
+// Begins work on a stream, which runs in a thread of its own after what the stream was asked before.
+Result begin_work(Stream *stream, std::function<void()> run);
+
+// Waits until a stream, or all of a device, has nothing open. Ends the process when that takes too long.
+void settle(Stream *stream, const char *what);
+void settle(Device *device, const char *what);
+
+// Whether nothing is open on a stream.
+bool idle(Stream *stream);
 
 Result allocate(Address *address, size_t bytes, Device *device, bool from_pool);
 Result release(Address address);

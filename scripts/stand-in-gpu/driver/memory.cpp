@@ -19,10 +19,11 @@ struct Allocation {
     unsigned char *begin; // of the memory of the host, a red zone before the address
 };
 
-std::mutex lock;
-std::map<Address, Allocation> living;
+// Never destroyed: work may still run when the process ends.
+std::mutex &lock = *new std::mutex;
+std::map<Address, Allocation> &living = *new std::map<Address, Allocation>;
 // Freed, and kept a while to see that nobody writes there; the oldest first.
-std::vector<Allocation> freed;
+std::vector<Allocation> &freed = *new std::vector<Allocation>;
 size_t freed_bytes = 0;
 
 size_t up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
@@ -196,7 +197,12 @@ EXPORT void stand_in_check(const char *after) { check_memory(after); }
 
 EXPORT Result cuMemAlloc_v2(Address *address, size_t bytes) { return allocate(address, bytes, current, false); }
 EXPORT Result cuMemAllocManaged(Address *address, size_t bytes, unsigned) { return allocate(address, bytes, current, false); }
-EXPORT Result cuMemFree_v2(Address address) { return address ? release(address) : SUCCESS; }
+EXPORT Result cuMemFree_v2(Address address) {
+    if (current) {
+        settle(current, __func__);
+    }
+    return address ? release(address) : SUCCESS;
+}
 
 EXPORT Result cuMemAllocAsync(Address *address, size_t bytes, Stream *stream) {
     Device *device = device_of(stream);
@@ -205,7 +211,15 @@ EXPORT Result cuMemAllocAsync(Address *address, size_t bytes, Stream *stream) {
 EXPORT Result cuMemAllocFromPoolAsync(Address *address, size_t bytes, Device *pool, Stream *) {
     return allocate(address, bytes, pool, true);
 }
-EXPORT Result cuMemFreeAsync(Address address, Stream *stream) { return device_of(stream) ? release(address) : INVALID_HANDLE; }
+EXPORT Result cuMemFreeAsync(Address address, Stream *stream) {
+    if (!device_of(stream)) {
+        return INVALID_HANDLE;
+    }
+    if (idle(stream)) {
+        return release(address);
+    }
+    return begin_work(stream, [=] { release(address); });
+}
 
 EXPORT Result cuMemHostAlloc(void **address, size_t bytes, unsigned) {
     *address = aligned_alloc(4096, up(bytes ? bytes : 1, 4096));

@@ -124,6 +124,7 @@ Result launch(Function *function, const stand_in::Launch &launch, Stream *stream
             return refuse(INVALID_VALUE, "a parameter that is an address must be one of device memory, or null");
         }
     }
+    settle(stream, function->name.c_str());
     std::lock_guard<std::mutex> guard(running);
     function->entry->launch(launch);
     check_memory(("found after kernel " + function->name).c_str());

@@ -50,6 +50,7 @@ Status run(const Handle *handle, const Product &one, int compute_type) {
     if (!handle) {
         return NOT_INITIALIZED;
     }
+    stand_in_settle(handle->stream, "cuBLAS");
     if (one.m < 0 || one.n < 0 || one.k < 0 || one.batches < 0 || one.a_leading < (one.transpose_a ? one.k : one.m) ||
         one.b_leading < (one.transpose_b ? one.n : one.k) || one.c_leading < one.m) {
         return INVALID_VALUE;

@@ -338,10 +338,11 @@ EXPORT Status cublasLtMatmulAlgoCheck(void *, const MatmulDescription *one, cons
 
 EXPORT Status cublasLtMatmul(void *handle, const MatmulDescription *one, const void *alpha, const void *a, const Layout *a_layout,
                              const void *b, const Layout *b_layout, const void *beta, const void *c, const Layout *c_layout, void *d,
-                             const Layout *d_layout, const Algorithm *, void *workspace, size_t workspace_bytes, void *) {
+                             const Layout *d_layout, const Algorithm *, void *workspace, size_t workspace_bytes, void *stream) {
     if (!handle) {
         return NOT_INITIALIZED;
     }
+    stand_in_settle(stream, __func__);
     if (!one || !alpha || !beta || !a || !b || !d || !a_layout || !b_layout || !c_layout || !d_layout) {
         return refuse(INVALID_VALUE, "an operand or its layout is null");
     }

@@ -150,10 +150,11 @@ struct Run {
 
 }  // namespace
 
-EXPORT int32_t cordee_cudnn_run(void *, const void *plan, void *const *addresses, void *workspace, char *text,
+EXPORT int32_t cordee_cudnn_run(void *stream, const void *plan, void *const *addresses, void *workspace, char *text,
                                   size_t len) {
     const auto &made = *(const Plan *)plan;
     const auto &s = made.shape;
+    stand_in_settle(stream, "cuDNN");
     for (int operand = Q; operand <= (s.backward ? DV : LSE); operand++) {
         bool keys = operand == K || operand == V || operand == DK || operand == DV;
         size_t tokens = s.batch * s.seq;

@@ -9,6 +9,8 @@
 
 // Ends the process where an operand is not within one allocation of the device; libcuda.so.1 has it.
 extern "C" void stand_in_expect(const void *address, size_t bytes, const char *what);
+// Waits for what other libraries have begun on a stream; so does libcuda.so.1.
+extern "C" void stand_in_settle(void *stream, const char *what);
 
 namespace gemm {
 

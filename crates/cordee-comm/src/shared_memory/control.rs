@@ -13,10 +13,11 @@ use std::{
 use cordee_memory::SharedMapping;
 use rustix::thread::futex;
 
+use super::journal::Journal;
 use crate::{CommError, Result, call::CALL_WORDS};
 
 /// Marks the memory of a group; the last byte is the version of everything in this module.
-const MAGIC: u64 = u64::from_be_bytes(*b"cordee\0\x01");
+const MAGIC: u64 = u64::from_be_bytes(*b"cordee\0\x02");
 
 /// Bytes of a reason that peers get to read.
 const REASON_BYTES: usize = 512;
@@ -58,6 +59,7 @@ pub(super) struct RankPage {
     pub(super) extras: [AtomicU64; 2],
     reason_len: AtomicU32,
     reason: [AtomicU8; REASON_BYTES],
+    pub(super) journal: Journal,
 }
 
 const PAGES_OFFSET: usize = size_of::<Header>().next_multiple_of(align_of::<RankPage>());

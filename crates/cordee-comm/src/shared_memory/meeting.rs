@@ -12,7 +12,10 @@ use std::{
 
 use rustix::{io::Errno, thread::futex};
 
-use super::control::{Control, Words};
+use super::{
+    control::{Control, Words},
+    journal,
+};
 use crate::{Call, CommError, Result, call::CALL_WORDS};
 
 /// Longest single sleep while waiting for other ranks.
@@ -134,6 +137,7 @@ impl Meeting {
                     call: Box::new(call.clone()),
                     waited,
                     missing,
+                    records: journal::records(&self.control),
                 });
             }
             let (slice, asleep) = (left.min(SLICE), Instant::now());

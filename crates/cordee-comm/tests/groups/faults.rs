@@ -148,7 +148,16 @@ fn a_late_rank_is_named_and_told() {
             call,
             waited,
             missing,
+            records,
         } => {
+            // Where each rank stood: the late one has made its buffer, and nothing since.
+            assert_eq!(records.behind(call.sequence), [2], "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .contains("rank 2: allocate #1 of 4000 bytes completed"),
+                "{error}"
+            );
             assert!(
                 *rank < 2 && missing == &[2] && *waited >= timeout,
                 "{error}"

@@ -1,4 +1,4 @@
-//! Process groups, tested from outside: what every backend has to do (`suite`), on threads and on
+//! Process groups, tested from outside: what every group has to do (`cordee_comm::conformance`), on threads and on
 //! processes of their own, and what happens when ranks fail.
 
 #![expect(
@@ -10,5 +10,4 @@
 mod faults;
 mod joining;
 mod processes;
-mod suite;
 mod threads;

@@ -8,10 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cordee_comm::{CommError, ProcessGroup, SharedMemoryGroup};
+use cordee_comm::{
+    CommError, ProcessGroup, SharedMemoryGroup,
+    conformance::{Setting, cases},
+};
 use cordee_memory::{DType, SharedMemory};
 
-use crate::{suite, threads::PATIENCE};
+use crate::threads::PATIENCE;
 
 const WHO: &str = "CORDEE_COMM_TEST_RANK";
 
@@ -86,7 +89,9 @@ fn rank_of_its_own() {
     if body == "until_it_fails" {
         until_it_fails(&mut group);
     } else {
-        suite::body(body)(&mut group);
+        let case = cases()[body.parse::<usize>().unwrap()];
+        let wrong = case.run(&mut group, &Setting::HOST).unwrap();
+        assert_eq!(wrong, None, "{case:?}");
     }
 }
 
@@ -118,11 +123,12 @@ fn until_it_fails(group: &mut dyn ProcessGroup) {
 }
 
 #[test]
-fn the_suite_on_four_processes() {
-    for (name, _) in suite::BODIES {
+fn every_case_on_four_processes() {
+    for (number, case) in cases().iter().enumerate() {
+        let name = format!("{case:?}");
         let memory = SharedMemory::create("comm-test").unwrap();
         let mut ranks: Vec<_> = (0..4)
-            .map(|rank| Rank::start(&memory, rank, 4, name, PATIENCE))
+            .map(|rank| Rank::start(&memory, rank, 4, &number.to_string(), PATIENCE))
             .collect();
         for (rank, started) in ranks.iter_mut().enumerate() {
             let lines: Vec<_> = started.lines.by_ref().map(Result::unwrap).collect();

@@ -2,10 +2,11 @@
 
 use std::{thread, time::Duration};
 
-use cordee_comm::{ProcessGroup, Result, SharedMemoryGroup};
+use cordee_comm::{
+    ProcessGroup, Result, SharedMemoryGroup,
+    conformance::{Setting, cases},
+};
 use cordee_memory::{Buffer, DType, SharedMemory};
-
-use crate::suite::BODIES;
 
 /// Long enough for a loaded machine; only a bug waits that long.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -38,17 +39,20 @@ pub(crate) fn threads<R: Send>(
 }
 
 fn run(world_size: usize) {
-    for (name, body) in BODIES {
-        println!("{name}, {world_size} ranks");
-        threads(world_size, PATIENCE, |_, group| body(&mut group.unwrap()));
+    for case in cases() {
+        println!("{case:?}, {world_size} ranks");
+        threads(world_size, PATIENCE, |_, group| {
+            let wrong = case.run(&mut group.unwrap(), &Setting::HOST).unwrap();
+            assert_eq!(wrong, None, "{case:?}");
+        });
     }
 }
 
 #[test]
 fn solo() {
-    for (name, body) in BODIES {
-        println!("{name}");
-        body(&mut SharedMemoryGroup::solo());
+    for case in cases() {
+        let wrong = case.run(&mut SharedMemoryGroup::solo(), &Setting::HOST);
+        assert_eq!(wrong.unwrap(), None, "{case:?}");
     }
 }
 

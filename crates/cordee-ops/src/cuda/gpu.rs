@@ -11,12 +11,12 @@ use candle_core::{
     cuda_backend::{CudaDevice, CudaStorage},
     op::BackpropOp,
 };
-use cordee_memory::{Buffer, DType, View};
+use cordee_memory::{Buffer, DType, DeviceQueue, View};
 use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, DriverError, result, sys};
 
 use super::{
     Address, Resident, driver_error, memory::GpuMemory, module::Modules, product::Blas,
-    words::Uploads,
+    queue::GpuQueue, words::Uploads,
 };
 use crate::{
     device::{GpuFacts, GpuMemoryUse, GpuOptions},
@@ -153,6 +153,11 @@ impl Gpu {
             .map_err(|error| driver_error(op, "waiting for the GPU", error))
     }
 
+    /// A stream beside the one that computes.
+    pub(crate) fn queue(&self) -> Result<Box<dyn DeviceQueue>> {
+        Ok(Box::new(GpuQueue::new(self)?))
+    }
+
     /// A flat buffer of zeros.
     pub(crate) fn zeroed(&self, dtype: DType, len: usize) -> Result<Buffer> {
         let op = Operator("buffer");
@@ -183,17 +188,17 @@ impl Gpu {
         }
         let resident = self.unwritten::<u32>(op, &[words.len()])?;
         self.bind(op)?;
-        if !words.is_empty() {
-            // SAFETY: the tensor has room for the words. They lie in pageable memory, which the driver
-            // copies before it returns.
-            unsafe {
-                result::memcpy_htod_async(resident.address().0, words, self.0.stream.cu_stream())
-            }
-            .map_err(|error| {
+        let kept = uploads.keep(words, &resident);
+        if !kept.is_empty() {
+            let (target, stream) = (resident.address().0, self.0.stream.cu_stream());
+            // SAFETY: the tensor has room for the words, which stay where they are until the driver,
+            // which may do so after it returns, has read them.
+            let copied = unsafe { result::memcpy_htod_async(target, kept, stream) };
+            copied.map_err(|error| {
+                uploads.forget_last();
                 driver_error(op.0, format!("uploading {} words", words.len()), error)
             })?;
         }
-        uploads.keep(words, &resident);
         Ok(resident)
     }
 

@@ -3,7 +3,7 @@
 //! All work goes to one stream of our own, in order; nothing here waits for it but reading back.
 //! Memory comes from the driver's pool, which keeps what was freed: after the first step nothing is
 //! asked of the system. candle's event tracking is off, so a tensor that another stream reads must
-//! outlive that stream's work: whoever makes another stream sees to it.
+//! outlive that stream's work: whoever makes another stream ([`queue`]) sees to it.
 //!
 //! Each operator's launches are in the `cuda.rs` of its folder, its kernels in `kernels.cu`.
 
@@ -17,6 +17,7 @@ mod kernel;
 mod memory;
 mod module;
 pub(crate) mod product;
+mod queue;
 mod resident;
 pub(crate) mod rows;
 mod words;

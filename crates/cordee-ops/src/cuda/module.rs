@@ -104,6 +104,7 @@ impl Gpu {
         if let Some(function) = entry.functions.get(function) {
             return Ok(Kernel::new(self, op, function.clone()));
         }
+        self.bind(op)?;
         let found = entry.module.load_function(function).map_err(|error| {
             driver_error(
                 op.0,

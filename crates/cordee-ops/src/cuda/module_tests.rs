@@ -26,7 +26,7 @@ fn sources() -> Vec<(&'static Source, &'static [Variant], &'static [DType])> {
     ];
     let heads_of_tensor_cores: &[Variant] = &[&[("HEAD_DIM", 64)], &[("HEAD_DIM", 128)]];
     vec![
-        (&adamw::cuda::SOURCE, PLAIN, &[DType::F32]),
+        (&adamw::cuda::SOURCE, PLAIN, BOTH),
         (&attention::cuda::GENERAL, heads, BOTH),
         (
             &attention::cuda::TENSOR_CORES,
@@ -42,7 +42,7 @@ fn sources() -> Vec<(&'static Source, &'static [Variant], &'static [DType])> {
         (&gradient_norm::cuda::SOURCE, PLAIN, &[DType::F32]),
         (&head::cuda::SOURCE, PLAIN, BOTH),
         (&layer_norm::cuda::SOURCE, OF_ROWS, BOTH),
-        (&linear::cuda::SOURCE, PLAIN, BOTH),
+        (&linear::cuda::SOURCE, OF_ROWS, BOTH),
         (&residual::cuda::SOURCE, PLAIN, BOTH),
         (&rms_norm::cuda::SOURCE, OF_ROWS, BOTH),
         (&rotary::cuda::SOURCE, OF_ROWS, BOTH),

@@ -3,8 +3,10 @@
 use super::Resident;
 
 /// Uploads that are remembered. A micro-batch has about a handful: tokens, targets, positions,
-/// bounds, and the order of the tokens.
-const REMEMBERED: usize = 16;
+/// bounds, and the order of the tokens. The words are kept as long, since a driver that shares the
+/// host's page tables may read them after the call that asked for the copy; these are far more
+/// micro-batches than a queue of launches is ahead of its device.
+const REMEMBERED: usize = 64;
 
 /// The last uploads, by content, the newest last.
 #[derive(Default)]
@@ -21,10 +23,18 @@ impl Uploads {
         Some(found)
     }
 
-    pub(super) fn keep(&mut self, words: &[u32], resident: &Resident) {
+    /// Remembers that `resident` has the words, and returns where these stay.
+    pub(super) fn keep(&mut self, words: &[u32], resident: &Resident) -> &[u32] {
         if self.entries.len() == REMEMBERED {
             self.entries.remove(0);
         }
+        let place = self.entries.len();
         self.entries.push((words.to_vec(), resident.again()));
+        &self.entries[place].0
+    }
+
+    /// Forgets the last upload, which failed.
+    pub(super) fn forget_last(&mut self) {
+        self.entries.pop();
     }
 }

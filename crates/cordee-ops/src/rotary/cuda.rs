@@ -83,7 +83,10 @@ impl Table {
             let waves = self.waves::<f32>();
             let both = [&waves.cos[..], &waves.sin].concat();
             let device = Device::Cuda(gpu.device().clone());
-            Tensor::from_vec(both, &shape, &device).map_err(|source| OpError::Tensor {
+            let uploaded = Tensor::from_slice(&both, &shape, &device);
+            // The driver may read what it copies after the call that asked for it; this is done once.
+            gpu.synchronise(OP.0)?;
+            uploaded.map_err(|source| OpError::Tensor {
                 op: OP.0,
                 source: Box::new(source),
             })

@@ -19,6 +19,7 @@ use signal_hook::{
 
 use crate::{
     console::{Console, ProgressMode},
+    devices,
     failure::Failure,
     job::Job,
     worker_program,
@@ -57,6 +58,10 @@ pub(crate) fn start_until(
         .context("sharing memory")
         .map_err(environment)?;
     let program = worker_program::find()?;
+    let mut variables = program.environment;
+    if devices::workers_per_gpu()? > 1 {
+        variables.push(("NCCL_MULTI_RANK_GPU_ENABLE".into(), "1".into()));
+    }
     let launch = Launch {
         program: program.path,
         arguments: vec!["worker".into()],
@@ -68,7 +73,7 @@ pub(crate) fn start_until(
             (names::SHARED_MEMORY_FD, memory),
             (names::JOB_FD, job.to_fd().map_err(environment)?),
         ],
-        environment: program.environment,
+        environment: variables,
         grace: None,
     };
     cordee_launch::run(&launch, observer, stop).map_err(|error| environment(error.into()))

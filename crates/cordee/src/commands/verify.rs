@@ -1,5 +1,6 @@
 //! `cordee verify`: what is computed here, held against what is known to be right.
 
+mod collectives;
 mod operators;
 
 use std::fmt::Write as _;
@@ -45,6 +46,7 @@ pub(crate) fn run(command: &VerifyCommand) -> Result<u8, Failure> {
     match command {
         VerifyCommand::Trace(args) => verify_trace(args),
         VerifyCommand::Operators(args) => operators::run(args),
+        VerifyCommand::Collectives(args) => collectives::run(args),
     }
 }
 

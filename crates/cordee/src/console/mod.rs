@@ -141,7 +141,8 @@ impl Console {
             | WorkerMessage::Collective(_)
             | WorkerMessage::Check(_)
             | WorkerMessage::Trace(_)
-            | WorkerMessage::Operators(_) => {
+            | WorkerMessage::Operators(_)
+            | WorkerMessage::VerifiedCollectives(_) => {
                 return;
             }
         };

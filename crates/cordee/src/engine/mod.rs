@@ -7,6 +7,7 @@ mod export;
 mod generate;
 mod opened;
 mod plan;
+mod ranks;
 mod smoke;
 mod worker;
 

@@ -34,7 +34,7 @@ pub(super) fn host(task: &SmokeTask, messages: &Messages) -> ExitCode {
 /// Looks at the device of one rank, whatever becomes of those of the others.
 pub(super) fn device(
     rank: usize,
-    compute: Result<Compute, TrainError>,
+    compute: anyhow::Result<Compute>,
     messages: &Messages,
 ) -> ExitCode {
     let tell = |of: &str, check, finding| {
@@ -47,7 +47,7 @@ pub(super) fn device(
             let of = format!("GPU {rank}");
             for check in Check::OF_GPU {
                 let why = match check {
-                    Check::Products => error.to_string(),
+                    Check::Products => format!("{error:#}"),
                     _ => "it cannot be opened".to_owned(),
                 };
                 let finding = match check {

@@ -14,19 +14,23 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use cordee::{BenchTask, Failure, Job, SmokePart, Task, TraceTask, TrainTask};
-use cordee_comm::{CommError, ProcessGroup, SharedMemoryGroup};
+use cordee_comm::{CommError, ProcessGroup, SharedMemoryGroup, conformance as collectives};
 use cordee_config::{ComputePrecision, DeviceKind};
 use cordee_data::Corpus;
-use cordee_memory::{DType, SharedMemory};
+use cordee_memory::{DType, MemoryError, SharedMemory};
 use cordee_ops::{Device, GpuOptions, conformance};
 use cordee_protocol::{
-    ExitCode, Failure as Report, OperatorFinding, OperatorsReport, WorkerEnvironment,
-    WorkerMessage, names,
+    CollectiveFinding, CollectivesReport, ExitCode, Failure as Report, OperatorFinding,
+    OperatorsReport, WorkerEnvironment, WorkerMessage, names,
 };
 use cordee_train::{Bench, Compute, Run, Trace, TrainError, bench, replay, train};
+use nccl_sys::OpenError;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
-use super::smoke;
+use super::{ranks::Ranks, smoke};
+
+const NO_NCCL: &str = "install the package nvidia-nccl-cu13, or name a directory that holds libnccl.so.2 in \
+     CORDEE_LIBRARY_PATH; `cordee doctor` tells where it is looked for";
 
 /// Runs the rank. What goes wrong is told to the launcher, which shows it.
 pub(crate) fn run() -> Result<u8, Failure> {
@@ -38,13 +42,23 @@ pub(crate) fn run() -> Result<u8, Failure> {
         Err(error) => error,
     };
     let train = error.downcast_ref::<TrainError>();
-    let code = train.map_or(ExitCode::Failed, TrainError::exit_code);
+    let no_nccl = error.downcast_ref::<OpenError>().is_some();
+    let otherwise = if no_nccl {
+        ExitCode::Environment
+    } else {
+        ExitCode::Failed
+    };
+    let code = train.map_or(otherwise, TrainError::exit_code);
+    let hint = match train {
+        _ if no_nccl => Some(NO_NCCL.into()),
+        train => train.and_then(TrainError::hint),
+    };
     messages.send(&WorkerMessage::Failed(Report {
         rank: environment.rank,
         blames: blamed(train),
         code: code.code(),
         message: format!("{error:#}"),
-        hint: train.and_then(TrainError::hint).map(Cow::into_owned),
+        hint: hint.map(Cow::into_owned),
     }));
     Err(Failure::new(code, error))
 }
@@ -84,27 +98,41 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
         SharedMemoryGroup::join(memory, environment.rank, environment.world_size, timeout)
             .map_err(TrainError::from)?;
     let compute = compute(&job, environment.local_rank);
-    let done = compute.and_then(|compute| match &job.task {
-        Task::Train(task) => run_training(task, &compute, &mut group, messages, &stop),
-        Task::Bench(task) => run_bench(task, &compute, &mut group, messages),
-        Task::Smoke(_) => smoke::links(&compute, &mut group, messages),
-        Task::Collectives(task) => smoke::collectives(task, &compute, &mut group, messages),
-        Task::Trace(task) => run_trace(task, compute, &mut group, messages),
+    let compute = match compute {
+        Ok(compute) => compute,
+        Err(error) => {
+            group.fail(&error.to_string());
+            return Err(error);
+        }
+    };
+    let mut ranks = Ranks::new(group, &compute.device)?;
+    let transport = ranks.transport();
+    let group = ranks.group();
+    let done = match &job.task {
+        Task::Train(task) => run_training(task, &compute, group, messages, &stop),
+        Task::Bench(task) => run_bench(task, &compute, group, messages),
+        Task::Collectives(task) => smoke::collectives(task, &compute, group, messages),
+        Task::Smoke(_) => smoke::links(&compute, group, messages),
+        Task::Trace(task) => run_trace(task, compute, group, messages),
         Task::Operators => run_operators(compute, messages),
-    });
+        Task::VerifyCollectives => verify_collectives(&compute.device, &transport, group, messages),
+    };
+    let done = done.and_then(|exit| Ok(ranks.finish().map(|()| exit)?));
     done.map_err(|error| {
-        group.fail(&error.to_string());
+        ranks.group().fail(&error.to_string());
         error.into()
     })
 }
 
 /// Where this rank computes, and in which numbers.
-fn compute(job: &Job, local_rank: usize) -> Result<Compute, TrainError> {
+fn compute(job: &Job, local_rank: usize) -> anyhow::Result<Compute> {
     let device = match job.device {
         DeviceKind::Cpu => Device::HOST,
         DeviceKind::Cuda => {
             let kernel_cache = cordee::cache_directory().map(|cache| cache.join("kernels"));
-            Device::gpu(local_rank, &GpuOptions { kernel_cache })?
+            let ordinal =
+                local_rank / cordee::workers_per_gpu().map_err(|failure| anyhow!("{failure}"))?;
+            Device::gpu(ordinal, &GpuOptions { kernel_cache }).map_err(TrainError::from)?
         }
     };
     let numbers = match job.precision {
@@ -203,6 +231,46 @@ fn run_operators(compute: Compute, messages: &Messages) -> Result<ExitCode, Trai
     Ok(ExitCode::Done)
 }
 
+fn verify_collectives(
+    device: &Device,
+    transport: &str,
+    group: &mut dyn ProcessGroup,
+    messages: &Messages,
+) -> Result<ExitCode, TrainError> {
+    let make = |dtype, len| {
+        device
+            .zeroed(dtype, len)
+            .map_err(|error| MemoryError::Device {
+                action: "allocating",
+                bytes: len * dtype.size_in_bytes(),
+                why: error.to_string(),
+            })
+    };
+    let setting = collectives::Setting {
+        make: &make,
+        in_rank_order: device.facts().is_none(),
+    };
+    let mut findings = Vec::new();
+    for case in collectives::cases() {
+        let wrong = case.run(group, &setting).map_err(|error| match error {
+            collectives::CaseError::Comm(error) => TrainError::from(error),
+            collectives::CaseError::Memory(error) => TrainError::from(error),
+        })?;
+        findings.push(CollectiveFinding {
+            case: case.name.to_owned(),
+            dtype: case.dtype.map(|dtype| dtype.to_string()),
+            wrong,
+        });
+    }
+    if group.rank() == 0 {
+        messages.send(&WorkerMessage::VerifiedCollectives(CollectivesReport {
+            transport: transport.to_owned(),
+            findings,
+        }));
+    }
+    Ok(ExitCode::Done)
+}
+
 /// Opens a file that the launcher left open for this process, by way of `/proc`: a descriptor's
 /// number alone gives no safe claim to it.
 fn inherited(name: &'static str, options: &OpenOptions) -> anyhow::Result<File> {
@@ -218,9 +286,16 @@ fn inherited(name: &'static str, options: &OpenOptions) -> anyhow::Result<File> 
 
 /// The rank that an error lays at another's door: this one fell because that one failed or never came.
 fn blamed(error: Option<&TrainError>) -> Option<usize> {
+    let Some(TrainError::Comm(error)) = error else {
+        return None;
+    };
+    let error = match error {
+        CommError::Stuck { failure, .. } => failure,
+        error => error,
+    };
     match error {
-        Some(TrainError::Comm(CommError::PeerFailed { peer, .. })) => Some(*peer),
-        Some(TrainError::Comm(CommError::Timeout { missing, .. })) => missing.first().copied(),
+        CommError::PeerFailed { peer, .. } => Some(*peer),
+        CommError::Timeout { missing, .. } => missing.first().copied(),
         _ => None,
     }
 }

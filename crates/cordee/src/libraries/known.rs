@@ -106,7 +106,7 @@ pub(crate) const KNOWN: [Known; 10] = [
         stem: "libnccl",
         file: "libnccl.so.2",
         title: "NCCL",
-        used_for: "nothing yet: sums over GPUs go through the host's memory",
+        used_for: "sums over several GPUs",
         comes_with: Source::Package("nvidia-nccl-cu13"),
         optional: true,
     },

@@ -22,3 +22,14 @@ pub(crate) use self::{
     search::Search,
     version::version,
 };
+
+/// Where NCCL may be: where it was found, and what the loader knows by itself.
+pub fn nccl_paths() -> Vec<std::path::PathBuf> {
+    let file = "libnccl.so.2";
+    let found = Places::of_this_process().search().find(file);
+    found
+        .map(|found| found.path)
+        .into_iter()
+        .chain([file.into()])
+        .collect()
+}

@@ -118,3 +118,24 @@ fn every_operator_agrees_with_its_reference() {
     let last = format!("equal: {} results of 14 operators", findings.len());
     assert_eq!(people.lines().last(), Some(last.as_str()));
 }
+
+#[test]
+fn every_collective_is_right_on_the_cpu() {
+    let fixture = Fixture::new();
+    let arguments = ["verify", "collectives", "--device=cpu", "--workers=3"];
+    let told = fixture.run(&arguments).expect(0).stdout;
+    let line_of = |words: &[&str]| {
+        let mut lines = told.lines();
+        lines.any(|line| line.split_whitespace().eq(words.iter().copied()))
+    };
+    assert!(line_of(&["all_reduce", "bf16", "right"]), "{told}");
+    assert!(line_of(&["gather_bytes", "-", "right"]), "{told}");
+    let last = told.lines().last().unwrap();
+    assert!(
+        last.starts_with("right: ") && last.ends_with("3 workers on cpu, shared memory"),
+        "{last}"
+    );
+    let report = fixture.run(&[&arguments[..], &["--json"]].concat());
+    let report: Value = serde_json::from_str(&report.expect(0).stdout).unwrap();
+    assert_eq!(report["passed"], true);
+}

@@ -255,7 +255,12 @@ impl Run {
             match way {
                 Way::Library => {
                     let done = gpu.blas(OP).unwrap().multiply(gpu, OP, &product).unwrap();
-                    assert_eq!(done, !has_input || self.input_stride.is_multiple_of(8));
+                    // Rows that no epilogue takes, and for a library to decide: addresses and epilogues
+                    // for which it may have no algorithm.
+                    let refused = has_input && !self.input_stride.is_multiple_of(8);
+                    let simple = self.offset.is_multiple_of(8) && matches!(self.kind, Kind::None);
+                    assert!(!(done && refused), "{self:?}");
+                    assert!(done || refused || !simple, "nothing for {self:?}");
                     if !done {
                         return;
                     }

@@ -1,0 +1,58 @@
+//! How the ranks of a job reach each other.
+
+use cordee_comm::{CommError, NcclGroup, ProcessGroup, SharedMemoryGroup};
+use cordee_ops::Device;
+use cordee_train::TrainError;
+use nccl_sys::Library;
+
+/// The group of a job's ranks: over the memory that they share, and for buffers of GPUs over NCCL.
+pub(crate) enum Ranks {
+    /// On the CPU, or alone.
+    Host(SharedMemoryGroup),
+    /// With a GPU each.
+    Nccl { group: NcclGroup, library: Library },
+}
+
+impl Ranks {
+    /// Makes the group that ranks with this device need, over the one in which they have met.
+    pub(crate) fn new(mut host: SharedMemoryGroup, device: &Device) -> anyhow::Result<Self> {
+        if host.world_size() == 1 {
+            return Ok(Self::Host(host));
+        }
+        let queue = device
+            .queue()
+            .inspect_err(|error| host.fail(&error.to_string()));
+        let Some(queue) = queue.map_err(TrainError::from)? else {
+            return Ok(Self::Host(host));
+        };
+        let library = Library::open(&cordee::nccl_paths())
+            .inspect_err(|error| host.fail(&error.to_string()))?;
+        let group =
+            NcclGroup::new("ranks", Box::new(host), queue, library).map_err(TrainError::from)?;
+        Ok(Self::Nccl { group, library })
+    }
+
+    /// For whoever has something to tell the other ranks.
+    pub(crate) fn group(&mut self) -> &mut dyn ProcessGroup {
+        match self {
+            Self::Host(group) => group,
+            Self::Nccl { group, .. } => group,
+        }
+    }
+
+    /// What moves the bytes.
+    pub(crate) fn transport(&self) -> String {
+        match self {
+            Self::Host(_) => "shared memory".to_owned(),
+            Self::Nccl { library, .. } => format!("NCCL {}", library.version()),
+        }
+    }
+
+    /// Leaves in order, when all is done.
+    pub(crate) fn finish(&mut self) -> Result<(), CommError> {
+        match self {
+            Self::Host(_) => Ok(()),
+            Self::Nccl { group, .. } => group.finish(),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Ranks with a GPU each, or with what stands in for one: the command line, as users have it.
+
+#![cfg(feature = "cuda")]
+#![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+#![expect(clippy::print_stdout, reason = "what is skipped is to be seen")]
+
+use std::process::Command;
+
+use cordee_ops::Device;
+
+/// Runs `cordee` with what stands in for `gpus` GPUs, where something does.
+fn cordee(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_cordee"))
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    let text = [&output.stdout[..], &output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    println!("{arguments:?} {variables:?}\n{text}");
+    (output.status.code().unwrap_or(-1), text)
+}
+
+fn there_is_a_gpu() -> bool {
+    let gpus = Device::gpus();
+    assert!(
+        gpus > 0 || std::env::var_os("CI").is_none(),
+        "there is no GPU, and nothing stands in for one"
+    );
+    if gpus == 0 {
+        println!("skipped: there is no GPU, and nothing stands in for one");
+    }
+    gpus > 0
+}
+
+/// More GPUs than one has only the stand-in on request; a machine that has them needs no request.
+const TWO: (&str, &str) = ("STAND_IN_DEVICES", "2");
+
+const COLLECTIVES: [&str; 4] = ["verify", "collectives", "--device=cuda", "--workers=2"];
+
+#[test]
+fn every_collective_is_right_over_nccl() {
+    if !there_is_a_gpu() {
+        return;
+    }
+    let slow = ("STAND_IN_NCCL_DELAY", "2");
+    for variables in [&[TWO][..], &[TWO, slow]] {
+        let (code, text) = cordee(&COLLECTIVES, variables);
+        assert_eq!(code, 0);
+        let last = text.lines().rfind(|line| line.starts_with("right: "));
+        assert!(
+            last.is_some_and(|line| line.contains("2 workers on cuda, NCCL 2.")),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn workers_share_a_gpu_only_for_tests() {
+    if !there_is_a_gpu() || Device::gpus() > 1 {
+        return;
+    }
+    let (code, text) = cordee(&COLLECTIVES, &[]);
+    assert_eq!(code, 3);
+    assert!(text.contains("GPU 1: there are 1 GPUs"), "{text}");
+    let (code, _) = cordee(&COLLECTIVES, &[("CORDEE_TEST_WORKERS_PER_GPU", "2")]);
+    assert_eq!(code, 0);
+}
+
+#[test]
+fn a_collective_that_fails_ends_the_run_with_all_that_is_known() {
+    if !there_is_a_gpu() {
+        return;
+    }
+    // Of the stand-in's.
+    let fail = ("STAND_IN_NCCL_FAIL", "1:5");
+    let (code, text) = cordee(&COLLECTIVES, &[TWO, fail]);
+    assert_eq!(code, 1);
+    for words in [
+        "rank 1 of the 2 of group `ranks`: all_reduce #",
+        "unhandled system error",
+        "collective 5 was to fail",
+        "begun, #",
+    ] {
+        assert!(text.contains(words), "{words}");
+    }
+}
+
+#[test]
+fn steps_of_two_gpus_are_those_that_were_recorded() {
+    if !there_is_a_gpu() {
+        return;
+    }
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../cordee-train/tests/golden/");
+    for family in ["llama", "gpt2"] {
+        let trace = format!("{golden}{family}");
+        for precision in ["f32", "bf16"] {
+            let arguments = [
+                "verify",
+                "trace",
+                &trace,
+                "--device=cuda",
+                "--workers=2",
+                "--precision",
+            ];
+            let (code, _) = cordee(&[&arguments[..], &[precision]].concat(), &[TWO]);
+            assert_eq!(code, 0, "{family} in {precision}");
+        }
+    }
+}
