@@ -227,21 +227,35 @@ fn square(buffer: &Buffer, size: usize) -> Result<View<'_>> {
 
 #[cfg(test)]
 mod tests {
+    use cordee_ops::GpuOptions;
+
     use super::*;
 
-    #[test]
-    fn the_processors_of_this_machine_are_right_and_have_a_speed() {
+    fn measure_all(device: &Device, checks: &[Check]) {
         let bench = DeviceBench {
             size: 64,
             bytes: 1 << 20,
             time: Duration::from_millis(5),
         };
-        for check in Check::OF_PROCESSORS {
-            let value = bench.measure(&Device::HOST, check).unwrap();
+        for check in checks {
+            let value = bench.measure(device, *check).unwrap();
             match check {
                 Check::Products => assert_eq!(value.to_bits(), 0),
                 _ => assert!(value > 0.0, "{check}: {value}"),
             }
+        }
+    }
+
+    #[test]
+    fn the_processors_of_this_machine_are_right_and_have_a_speed() {
+        measure_all(&Device::HOST, &Check::OF_PROCESSORS);
+    }
+
+    #[test]
+    fn a_gpu_is_right_and_has_a_speed() {
+        if Device::gpus() > 0 {
+            let gpu = Device::gpu(0, &GpuOptions::default()).unwrap();
+            measure_all(&gpu, &Check::OF_GPU);
         }
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn device(
             let of = format!("GPU {rank}");
             for check in Check::OF_GPU {
                 let why = match check {
-                    Check::Products => error.to_string(),
+                    Check::Products => format!("{error:#}"),
                     _ => "it cannot be opened".to_owned(),
                 };
                 let finding = match check {

@@ -106,9 +106,12 @@ impl Machine<'_> {
         let of_host = from_one(&Check::OF_HOST);
         let mut reports = self.launch(SmokePart::Host, cpu, 1, &of_host)?;
         reports.extend(self.launch(SmokePart::Devices, self.device, ranks, &from_all)?);
-        let links = from_one(&Check::OF_HOST_LINKS);
-        reports.extend(self.launch(SmokePart::Links, cpu, ranks, &links)?);
-        if self.device == DeviceKind::Cuda {
+        // One rank alone has nobody to exchange anything with.
+        if ranks > 1 {
+            let links = from_one(&Check::OF_HOST_LINKS);
+            reports.extend(self.launch(SmokePart::Links, cpu, ranks, &links)?);
+        }
+        if ranks > 1 && self.device == DeviceKind::Cuda {
             let links = from_one(&Check::OF_GPU_LINKS);
             reports.extend(self.launch(SmokePart::Links, self.device, ranks, &links)?);
         }
