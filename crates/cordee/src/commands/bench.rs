@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use anyhow::anyhow;
 use cordee_config::{DeviceKind, Plan};
-use cordee_protocol::{BenchReport, ExitCode, WorkerMessage};
+use cordee_protocol::{BenchCommunication, BenchReport, ExitCode, WorkerMessage};
 use serde_json::{Value, json};
 
 use super::ranks;
@@ -319,19 +319,8 @@ impl Measured<'_> {
                 ),
             );
         }
-        if let Some(sums) = &report.communication {
-            let text = format!(
-                "{:.1} ms alone for {:.1} MB in {} parts; {:.1} ms a step with it, {:.1} without: {:.0}% hidden; {:.1} ms waited",
-                sums.alone_s * 1e3,
-                sums.bytes as f64 / 1e6,
-                sums.buckets,
-                sums.step_s * 1e3,
-                sums.step_without_s * 1e3,
-                sums.hidden * 100.0,
-                sums.waited_s * 1e3
-            );
-            lines.push(("communication", text));
-        }
+        let sums = report.communication.as_ref();
+        lines.extend(sums.map(|sums| ("communication", communication(sums))));
         // Of the steps whose parts were timed, which a GPU does apart from those that are measured.
         let step = report.parts.iter().map(|part| part.seconds).sum::<f64>();
         lines.extend(report.parts.iter().map(|part| {
@@ -349,6 +338,20 @@ impl Measured<'_> {
             page
         })
     }
+}
+
+/// What summing gradients costs, in words.
+fn communication(sums: &BenchCommunication) -> String {
+    format!(
+        "{:.1} ms alone for {:.1} MB in {} parts; {:.1} ms a step with it, {:.1} without: {:.0}% hidden; {:.1} ms waited",
+        sums.alone_s * 1e3,
+        sums.bytes as f64 / 1e6,
+        sums.buckets,
+        sums.step_s * 1e3,
+        sums.step_without_s * 1e3,
+        sums.hidden * 100.0,
+        sums.waited_s * 1e3
+    )
 }
 
 #[cfg(test)]
