@@ -10,11 +10,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use cordee_comm::SharedMemoryGroup;
-use cordee_config::{ByteSize, ParallelConfig, Recompute};
+use cordee_config::{ByteSize, DeviceKind, Machine, ParallelConfig, Recompute};
 use cordee_memory::{DType, SharedMemory};
 use cordee_ops::{Device, GpuOptions};
 use cordee_protocol::TraceReport;
-use cordee_train::{Compute, Trace, replay};
+use cordee_train::{Bench, Compute, Trace, bench, replay};
 
 const FAMILIES: [&str; 8] = [
     "gemma3", "gpt2", "llama", "llama31", "mistral", "qwen2", "qwen3", "smollm",
@@ -96,4 +96,40 @@ fn what_is_computed_again_changes_no_bit() {
     assert_eq!(kept, report(Recompute::None), "a second run");
     assert_eq!(kept, report(Recompute::Light));
     assert_eq!(kept, report(Recompute::Full));
+}
+
+#[test]
+fn steps_after_the_first_ask_the_driver_for_no_memory() {
+    let Some(device) = gpu() else { return };
+    let sets = [
+        "model={vocab_size=300,dim=64,layers=2,heads=2,ffn=128}",
+        "data.seq_len=48",
+        "data.sources=[{name=\"random\",path=\"random\"}]",
+        "train={steps=4,global_batch_size=4,micro_batch_size=2}",
+        "schedule={kind=\"constant\",warmup_steps=0}",
+        "precision.compute=\"bf16\"",
+        "parallel={device=\"cuda\",workers=1}",
+    ];
+    let machine = Machine {
+        device: DeviceKind::Cuda,
+        workers: 1,
+    };
+    let loaded = cordee_config::from_sets(&sets.map(str::to_owned)).unwrap();
+    let plan = loaded.plan(machine).unwrap();
+    let measured = Bench {
+        plan: &plan,
+        compute: &Compute {
+            device,
+            numbers: DType::Bf16,
+        },
+        vocab_size: 300,
+        warmup: 1,
+        steps: 3,
+        communication: false,
+        link: None,
+    };
+    let report = bench(&measured, &mut SharedMemoryGroup::solo()).unwrap();
+    let gpu = report.gpu.unwrap();
+    assert!(gpu.reserved_bytes > 0, "{gpu:?}");
+    assert_eq!(gpu.reserved_growth_bytes, 0, "{gpu:?}");
 }

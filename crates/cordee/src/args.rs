@@ -112,6 +112,9 @@ pub struct GenerateArgs {
     /// Seed of the draws.
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
+    /// What to compute on.
+    #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
+    pub device: DeviceArg,
 }
 
 /// What `cordee plan` takes.
@@ -413,7 +416,7 @@ pub enum ExportType {
 
 /// What to compute on, as it is typed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum DeviceArg {
+pub enum DeviceArg {
     /// GPUs where this build has CUDA and there are some, else the CPU.
     Auto,
     /// The CPU.

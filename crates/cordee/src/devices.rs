@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use cordee_config::{ComputePrecision, DeviceChoice, DeviceKind, Loaded, Machine, Plan};
 use cordee_protocol::ExitCode;
 
-use crate::{failure::Failure, gpus, libraries::Places};
+use crate::{args::DeviceArg, failure::Failure, gpus, libraries::Places};
 
 /// Lists the devices instead of looking for them: names separated by commas, such as `cpu,cpu`.
 pub(crate) const DEVICES: &str = "CORDEE_DEVICES";
@@ -49,6 +49,11 @@ pub(crate) fn device(
     }
     seen.check(seen.device, workers)?;
     Ok(seen.device)
+}
+
+/// What a command computes on that has no ranks, in f32.
+pub fn one_device(device: DeviceArg) -> Result<DeviceKind, Failure> {
+    self::device(device.choice(), ComputePrecision::F32, 1)
 }
 
 /// How many workers share a GPU: one, but where a test says otherwise. Neighbours by local rank do.

@@ -31,10 +31,10 @@ use clap::Parser;
 use crate::args::Cli;
 
 pub use crate::{
-    args::{ConfigArgs, ExportArgs, ExportType, GenerateArgs, PlanArgs},
+    args::{ConfigArgs, DeviceArg, ExportArgs, ExportType, GenerateArgs, PlanArgs},
     commands::{cache_directory, load, valid_checkpoint},
     console::{Console, bytes},
-    devices::{plan, workers_per_gpu},
+    devices::{one_device, plan, workers_per_gpu},
     failure::Failure,
     gpus::memory as gpu_memory,
     job::{BenchTask, CollectivesTask, Job, SmokePart, SmokeTask, Task, TraceTask, TrainTask},

@@ -8,6 +8,7 @@ use cordee_config::{Machine, ModelConfig, hugging_face};
 use cordee_data::Tokenizer;
 use cordee_memory::{Buffer, DType, Layout, View};
 use cordee_model::{Model, weights};
+use cordee_ops::Device;
 use cordee_protocol::ExitCode;
 
 /// A model with its weights and its tokenizer.
@@ -75,6 +76,16 @@ impl Opened {
             layout,
             parameters,
         })
+    }
+
+    /// Puts the weights where they are to be computed with.
+    pub(crate) fn move_to(&mut self, device: &Device) -> anyhow::Result<()> {
+        if device.facts().is_some() {
+            let mut moved = device.zeroed(DType::F32, self.layout.len())?;
+            moved.copy_from_host(&self.parameters)?;
+            self.parameters = moved;
+        }
+        Ok(())
     }
 
     /// The weights, in the order of the model's parameters.

@@ -126,20 +126,24 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
 
 /// Where this rank computes, and in which numbers.
 fn compute(job: &Job, local_rank: usize) -> anyhow::Result<Compute> {
-    let device = match job.device {
-        DeviceKind::Cpu => Device::HOST,
-        DeviceKind::Cuda => {
-            let kernel_cache = cordee::cache_directory().map(|cache| cache.join("kernels"));
-            let ordinal =
-                local_rank / cordee::workers_per_gpu().map_err(|failure| anyhow!("{failure}"))?;
-            Device::gpu(ordinal, &GpuOptions { kernel_cache }).map_err(TrainError::from)?
-        }
-    };
+    let per_gpu = cordee::workers_per_gpu().map_err(|failure| anyhow!("{failure}"))?;
+    let device = open_device(job.device, local_rank / per_gpu)?;
     let numbers = match job.precision {
         ComputePrecision::F32 => DType::F32,
         ComputePrecision::Bf16 => DType::Bf16,
     };
     Ok(Compute { device, numbers })
+}
+
+/// The processors, or the GPU of this number.
+pub(super) fn open_device(kind: DeviceKind, ordinal: usize) -> anyhow::Result<Device> {
+    Ok(match kind {
+        DeviceKind::Cpu => Device::HOST,
+        DeviceKind::Cuda => {
+            let kernel_cache = cordee::cache_directory().map(|cache| cache.join("kernels"));
+            Device::gpu(ordinal, &GpuOptions { kernel_cache }).map_err(TrainError::from)?
+        }
+    })
 }
 
 fn run_training(
