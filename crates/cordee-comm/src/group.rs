@@ -1,6 +1,6 @@
 //! The contract of a process group.
 
-use std::{ops::Range, time::Duration};
+use std::{fmt::Debug, ops::Range, time::Duration};
 
 use cordee_memory::{Buffer, DType};
 
@@ -107,4 +107,14 @@ pub trait HostGroup: ProcessGroup {
 
     /// Where every rank stands.
     fn records(&self) -> Records;
+}
+
+/// Hears of a rank's calls as they are begun and done, from the thread that makes them: to tell others
+/// where the rank stands. It must return at once.
+pub trait Witness: Send + Sync + Debug {
+    /// A call begins.
+    fn begun(&self, call: &Call);
+
+    /// All calls up to this number are done.
+    fn completed(&self, sequence: u64);
 }

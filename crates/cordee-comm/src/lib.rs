@@ -20,7 +20,7 @@ mod shared_memory;
 pub use call::{Call, Operation, Place};
 pub use emulated_link::EmulatedLink;
 pub use error::{CommError, NcclFailure};
-pub use group::{HostGroup, ProcessGroup};
+pub use group::{HostGroup, ProcessGroup, Witness};
 pub use nccl::NcclGroup;
 pub use record::{Record, Records};
 pub use shard::shard_range;

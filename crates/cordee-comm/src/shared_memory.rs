@@ -24,7 +24,8 @@ use std::{
 use cordee_memory::{Buffer, DType, MemoryError, SharedMapping, SharedMemory};
 
 use crate::{
-    Call, CommError, HostGroup, Operation, Place, ProcessGroup, Records, Result, shard_range,
+    Call, CommError, HostGroup, Operation, Place, ProcessGroup, Records, Result, Witness,
+    shard_range,
 };
 use control::Control;
 use journal::Journal;
@@ -45,6 +46,7 @@ pub struct SharedMemoryGroup {
     broken: Option<String>,
     /// The first call that was begun by other means and may not be done.
     elsewhere: Option<u64>,
+    witness: Option<Arc<dyn Witness>>,
     /// Absent in a world of one.
     peers: Option<Peers>,
 }
@@ -79,6 +81,7 @@ impl SharedMemoryGroup {
             timeout: Duration::MAX,
             broken: None,
             elsewhere: None,
+            witness: None,
             peers: None,
         }
     }
@@ -134,8 +137,16 @@ impl SharedMemoryGroup {
             timeout,
             broken: None,
             elsewhere: None,
+            witness: None,
             peers: (world_size > 1).then_some(peers),
         })
+    }
+
+    /// The same group, whose calls from here on `witness` hears of.
+    #[must_use]
+    pub fn witnessed_by(mut self, witness: Arc<dyn Witness>) -> Self {
+        self.witness = Some(witness);
+        self
     }
 
     /// Runs one call: numbers it, times it, and tells the peers when it fails.
@@ -181,14 +192,20 @@ impl SharedMemoryGroup {
         if let Some(peers) = &self.peers {
             peers.journal().begin(&call);
         }
+        if let Some(witness) = &self.witness {
+            witness.begun(&call);
+        }
         Ok(call)
     }
 
     /// Notes how far this rank's calls are done.
     fn note_completed(&self) {
+        let completed = self.elsewhere.map_or(self.sequence, |first| first - 1);
         if let Some(peers) = &self.peers {
-            let completed = self.elsewhere.map_or(self.sequence, |first| first - 1);
             peers.journal().complete(completed);
+        }
+        if let Some(witness) = &self.witness {
+            witness.completed(completed);
         }
     }
 

@@ -16,6 +16,7 @@ mod layout;
 mod pages;
 mod recycler;
 mod shared;
+mod shared_words;
 mod view;
 
 pub use buffer::Buffer;
@@ -25,6 +26,7 @@ pub use error::MemoryError;
 pub use layout::{Layout, Slot};
 pub use recycler::Recycler;
 pub use shared::{SharedMapping, SharedMemory};
+pub use shared_words::SharedWords;
 pub use view::{MAX_DIMENSIONS, View, ViewMut};
 
 /// Alignment of every buffer and of every tensor in it, in bytes: four cache lines, and what

@@ -7,10 +7,13 @@
 //! refuses stays in memory until there is room. Other sinks drop what they cannot keep up with,
 //! and count it.
 //!
+//! The launcher has records of its own: [`Attempts`] and [`RunStatus`].
+//!
 //! This crate does not know what a model, a rank process or a console is, and decides nothing.
 
 #![forbid(unsafe_code)]
 
+mod attempts;
 mod cut;
 mod documented;
 mod error;
@@ -24,6 +27,10 @@ mod recorder;
 mod reference;
 mod tensorboard;
 
+pub use attempts::{
+    ATTEMPTS_FILE, AttemptEvent, AttemptRecord, Attempts, FailureRecord, Ledger, Outcome,
+    RankStatus, RunState, RunStatus, STATUS_FILE,
+};
 pub use error::MetricsError;
 pub use event::{Event, EventKind, SourceEvaluation};
 pub use jsonl::JsonLines;

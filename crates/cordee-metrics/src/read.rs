@@ -20,7 +20,7 @@ pub fn read_events(path: &Path) -> Result<Vec<Event>, MetricsError> {
     read_lines(path)
 }
 
-fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, MetricsError> {
+pub(crate) fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, MetricsError> {
     let text = fs_err::read(path).map_err(MetricsError::Open)?;
     whole_lines(&text)
         .enumerate()

@@ -3,9 +3,12 @@
 use std::fmt::Write as _;
 
 use crate::documented::Field;
-use crate::{Event, EventKind, SourceEvaluation, StepRecord, TIMING_FIELDS};
+use crate::{
+    AttemptEvent, AttemptRecord, Event, EventKind, FailureRecord, Ledger, RankStatus, RunStatus,
+    SourceEvaluation, StepRecord, TIMING_FIELDS,
+};
 
-/// A Markdown page that says what each field of `metrics.jsonl` and `events.jsonl` means.
+/// A Markdown page that says what each field of the files of a run means.
 pub fn reference() -> String {
     let mut page = String::from(INTRODUCTION);
     page.push_str("\n## `metrics.jsonl`\n\nOne line per optimizer step.\n\n");
@@ -23,13 +26,47 @@ pub fn reference() -> String {
             table(&mut page, SourceEvaluation::FIELDS.iter());
         }
     }
+    attempts(&mut page);
     page
+}
+
+/// The files of the launcher.
+fn attempts(page: &mut String) {
+    page.push_str(
+        "\n## `attempts.jsonl`\n\nWhat the launcher saw of every attempt at the run. Nothing is ever cut from it. \
+         Every line has these fields:\n\n",
+    );
+    table(page, AttemptRecord::FIELDS.iter());
+    for variant in AttemptEvent::VARIANTS {
+        let _ = write!(
+            page,
+            "\n### `{}`\n\n{}\n\n",
+            variant.name,
+            variant.text.trim()
+        );
+        table(page, variant.fields.iter());
+        if variant.name == "ended" {
+            page.push_str("\nA `failure` has:\n\n");
+            table(page, FailureRecord::FIELDS.iter());
+            page.push_str("\nA `ledger` has these parts, which add up to the whole time:\n\n");
+            table(page, Ledger::FIELDS.iter());
+        }
+    }
+    page.push_str(
+        "\n## `status.json`\n\nHow the run stands, one object, written anew every second while ranks run. \
+         `cordee status` shows it.\n\n",
+    );
+    table(page, RunStatus::FIELDS.iter());
+    page.push_str(
+        "\n`state` is `running`, `stopping`, `restarting` or `ended`. Each of `ranks` has:\n\n",
+    );
+    table(page, RankStatus::FIELDS.iter());
 }
 
 const INTRODUCTION: &str = "\
 # What a run records
 
-A run directory has two files of JSON lines: one object a line, in the order in which things
+A run directory has files of JSON lines: one object a line, in the order in which things
 happened. Numbers are written so that they read back bit-exact. JSON has no NaN and no infinity: both
 are `null`.
 

@@ -22,6 +22,8 @@ pub mod names {
     pub const RUN_ID: &str = "TORCHELASTIC_RUN_ID";
     /// File descriptor of the memory that the ranks of this machine share.
     pub const SHARED_MEMORY_FD: &str = "CORDEE_SHARED_MEMORY_FD";
+    /// File descriptor of the memory of a worker's status page.
+    pub const STATUS_FD: &str = "CORDEE_STATUS_FD";
     /// File descriptor of the memory that holds what a worker is to do.
     pub const JOB_FD: &str = "CORDEE_JOB_FD";
     /// File descriptor on which a worker tells its launcher what happens, one JSON object a line.

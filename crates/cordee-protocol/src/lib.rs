@@ -1,4 +1,4 @@
-//! What launcher and worker say to each other: environment, exit codes, messages.
+//! What launcher and worker say to each other: environment, exit codes, messages, the status page.
 //!
 //! A contract that outlives code: names and numbers here are read by schedulers, by scripts written
 //! for other launchers and by older binaries. It must not know how either side does its work, and it
@@ -12,6 +12,7 @@ mod environment;
 mod exit;
 mod message;
 mod report;
+mod status;
 
 pub use check::{Check, CheckReport, Finding};
 pub use collective::{Collective, CollectiveReport};
@@ -24,3 +25,4 @@ pub use report::{
     BenchCommunication, BenchGpu, BenchPart, BenchReport, CollectiveFinding, CollectivesReport,
     LogitsDifference, OperatorFinding, OperatorsReport, TraceReport, TraceStep,
 };
+pub use status::{CallStatus, Phase, Status, StatusPage};
