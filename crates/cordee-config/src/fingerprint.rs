@@ -28,6 +28,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "parallel.timeout",
     "checkpoint",
     "eval",
+    "launch",
     "log",
 ];
 

@@ -46,6 +46,9 @@ section! {
         /// When it is tested.
         #[serde(default)]
         pub eval: EvalConfig,
+        /// What becomes of failures.
+        #[serde(default)]
+        pub launch: LaunchConfig,
         /// What is told.
         #[serde(default)]
         pub log: LogConfig,
@@ -477,6 +480,37 @@ impl Default for EvalConfig {
             every: Count(0),
             sample_prompt: String::new(),
             sample_tokens: 64,
+        }
+    }
+}
+
+section! {
+    /// `[launch]`: what becomes of ranks that fail or hang.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct LaunchConfig {
+        /// Restarts from the newest checkpoint within `restart_window` before a run is given up; a new
+        /// checkpoint sets the count back to 0. With 0 a run ends with its first failure. A failure that
+        /// happens twice at the same place without a new checkpoint between ends it in any case.
+        pub max_restarts: usize,
+        /// How long a restart counts.
+        pub restart_window: TimeSpan,
+        /// Least time that a rank may get nothing done within a step before it counts as hung: a step
+        /// may take 5 times what 99 of 100 steps of this run take, if that is longer.
+        pub step_timeout: TimeSpan,
+        /// The same outside of steps, and in the first step of a process: opening devices, loading,
+        /// compiling kernels, validations, checkpoints.
+        pub phase_timeout: TimeSpan,
+    }
+}
+
+impl Default for LaunchConfig {
+    fn default() -> Self {
+        Self {
+            max_restarts: 5,
+            restart_window: TimeSpan::from_secs(3600),
+            step_timeout: TimeSpan::from_secs(60),
+            phase_timeout: TimeSpan::from_secs(600),
         }
     }
 }

@@ -49,8 +49,15 @@ pub(crate) fn validate(config: &Config) -> Vec<Problem> {
     if config.parallel.bucket_size.0 == 0 {
         problems.add("parallel.bucket_size", "must be at least 1 byte");
     }
-    if config.parallel.timeout.0.is_zero() {
-        problems.add("parallel.timeout", "must be longer than 0s");
+    for (key, time) in [
+        ("parallel.timeout", config.parallel.timeout),
+        ("launch.restart_window", config.launch.restart_window),
+        ("launch.step_timeout", config.launch.step_timeout),
+        ("launch.phase_timeout", config.launch.phase_timeout),
+    ] {
+        if time.0.is_zero() {
+            problems.add(key, "must be longer than 0s");
+        }
     }
     let piece = config.checkpoint.piece_size;
     if !(SMALLEST_PIECE..=LARGEST_PIECE).contains(&piece) {

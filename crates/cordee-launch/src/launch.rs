@@ -6,9 +6,9 @@ use std::io::pipe;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ use crate::out_of_memory::OutOfMemoryKills;
 use crate::reader::Reader;
 use crate::spawn::{open_descriptors, spawn};
 use crate::supervise::{Event, Member, Supervisor};
-use crate::{LaunchError, Observer, Outcome, StopRequests, threads};
+use crate::{Deadlines, LaunchError, Observer, Outcome, Pages, StepTimes, StopRequests, threads};
 
 /// What to start on this node.
 #[derive(Debug)]
@@ -48,6 +48,22 @@ pub struct Launch {
     /// How long workers may take to stop after the first request before they are killed; `None` for
     /// as long as it takes.
     pub grace: Option<Duration>,
+    /// What the device of each rank is called, by rank; empty where they have none.
+    pub devices: Vec<String>,
+    /// Where workers say how they stand; without them, workers are asked to stop by `SIGTERM`, and
+    /// nobody can tell whether they hang.
+    pub pages: Option<Pages>,
+    /// How hangs are found out, by what the pages say.
+    pub watch: Option<Watch>,
+}
+
+/// How hangs are found out.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// How long ranks may get nothing done.
+    pub deadlines: Deadlines,
+    /// What earlier attempts have shown of the run's steps; what this one shows is added.
+    pub times: Arc<Mutex<StepTimes>>,
 }
 
 /// Starts one worker per rank and sees them through to the end of the last.
@@ -60,7 +76,9 @@ pub struct Launch {
 ///   killed. Exit codes 0 and 75 are no failures. The cause is the rank that ended first. A rank that
 ///   fell because of another says so in its `Failed` message (`blames`); it
 ///   is named only if no other rank failed, and the others get up to 2 s for that.
-/// - The first stop request sends `SIGTERM` to the workers, the second kills them.
+/// - Ranks that hang end the run, too: those to blame are named, and all are killed.
+/// - The first stop request asks the workers to stop, on their pages or by `SIGTERM`; the second kills
+///   them.
 /// - No worker is left when this returns, except one that the kernel cannot kill; the report
 ///   names it.
 ///
@@ -150,6 +168,13 @@ impl Supervision {
             started,
             host: uname().nodename().to_string_lossy().into_owned(),
             out_of_memory,
+            devices: launch.devices.clone(),
+            pages: launch.pages.as_ref().map_or_else(Vec::new, Pages::all),
+            watch: launch.watch.clone(),
+            watchdog: None,
+            log_dir: launch.log_dir.clone(),
+            attempt: launch.attempt,
+            hang: None,
         };
         let notices = inlet.sender();
         let supervise = move || {

@@ -14,7 +14,8 @@
 //! touches candle or CUDA, prints nothing and handles no signal itself; the binary brings an
 //! [`Observer`] and increments [`StopRequests`].
 //!
-//! Restarting is a caller's loop around [`run`], with the next [`Launch::attempt`].
+//! Restarting is a caller's loop around [`run`], with the next [`Launch::attempt`]; [`Restarts`] says
+//! whether.
 //!
 //! ```text
 //! main thread     spawns, then hands notices to the observer
@@ -25,9 +26,11 @@
 
 #![deny(unsafe_code)]
 
+mod classify;
 mod deaths;
 mod ending;
 mod error;
+mod hang;
 mod launch;
 mod lines;
 mod log;
@@ -35,22 +38,32 @@ mod notice;
 mod observer;
 mod out_of_memory;
 mod outcome;
+mod pages;
+mod process;
 mod reader;
 mod report;
+mod restart;
 #[expect(
     unsafe_code,
     reason = "what happens between fork and exec is unsafe to say in Rust"
 )]
 mod spawn;
+mod stacks;
 mod stop;
 mod supervise;
 mod threads;
 mod verdict;
+mod watchdog;
 
 pub use ending::{Ending, Fate};
 pub use error::LaunchError;
-pub use launch::{Launch, run};
+pub use hang::{Guilt, Hang, HungRank};
+pub use launch::{Launch, Watch, run};
 pub use observer::{Observer, Stream};
 pub use outcome::Outcome;
+pub use pages::Pages;
+pub use process::ProcessState;
 pub use report::{FailureReport, OtherRank, SilentRank};
+pub use restart::{Decision, RestartPolicy, Restarts};
 pub use stop::StopRequests;
+pub use watchdog::{Deadlines, StepTimes};

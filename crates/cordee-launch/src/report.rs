@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cordee_protocol::Failure;
 
-use crate::{Ending, Fate};
+use crate::{Ending, Fate, Hang};
 
 /// Characters of a log line that the report shows.
 const LINE_WIDTH: usize = 300;
@@ -31,6 +31,8 @@ pub struct FailureReport {
     pub last_step: Option<u64>,
     /// From the start of the launch to the end of the rank.
     pub ran_for: Duration,
+    /// That nothing happened any more, and who is to blame for it.
+    pub hang: Option<Box<Hang>>,
     /// The rank it blames, if that one was still running: it hung, or it was stopped.
     pub silent: Option<SilentRank>,
     /// The last lines of its log, at most 20.
@@ -85,6 +87,9 @@ impl FailureReport {
 
     /// The report as plain text, without a final line feed.
     pub fn render(&self) -> String {
+        if let Some(hang) = &self.hang {
+            return hang.render();
+        }
         let mut text = String::new();
         if let Some(silent) = &self.silent {
             push(
@@ -180,7 +185,7 @@ fn shorten(line: &str) -> String {
 }
 
 /// `1`, `1 and 2`, or `1, 2 and 3`.
-fn list(ranks: &[usize]) -> String {
+pub(crate) fn list(ranks: &[usize]) -> String {
     let words: Vec<_> = ranks.iter().map(usize::to_string).collect();
     match words.split_last() {
         Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
@@ -214,6 +219,7 @@ mod tests {
             failure: None,
             last_step: Some(1204),
             ran_for: Duration::from_millis(190_400),
+            hang: None,
             silent: None,
             last_lines: vec!["one".to_owned(), "x".repeat(400)],
             log: PathBuf::from("runs/x/logs/rank-001.log"),

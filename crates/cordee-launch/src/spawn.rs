@@ -39,6 +39,13 @@ pub(crate) fn spawn(
     let (messages, messages_end) = new_pipe()?;
     let messages_end = OwnedFd::from(messages_end);
 
+    let page = launch.pages.as_ref().map(|pages| pages.descriptor(rank));
+    let page = page.transpose().map_err(|source| LaunchError::Resource {
+        what: "a status page",
+        rank,
+        source,
+    })?;
+
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.arguments)
@@ -51,6 +58,10 @@ pub(crate) fn spawn(
                 .map(|(name, fd)| (name, fd.as_raw_fd().to_string())),
         )
         .env(names::MESSAGE_FD, messages_end.as_raw_fd().to_string())
+        .envs(
+            page.iter()
+                .map(|page| (names::STATUS_FD, page.as_raw_fd().to_string())),
+        )
         .stdin(Stdio::null())
         .stdout(stdout_end)
         .stderr(stderr_end)
@@ -63,6 +74,7 @@ pub(crate) fn spawn(
         .iter()
         .map(|(_, fd)| fd.as_raw_fd())
         .chain([messages_end.as_raw_fd()])
+        .chain(page.as_ref().map(AsRawFd::as_raw_fd))
         .collect();
     let foreign = foreign.to_vec();
     let launcher = getpid();
@@ -77,7 +89,7 @@ pub(crate) fn spawn(
         program: launch.program.clone(),
         source,
     })?;
-    // `messages_end` and the ends inside `command` close here, so that the pipes end with the worker.
+    // `messages_end`, `page` and the ends inside `command` close here, so that the pipes end with the worker.
     Ok((
         child,
         Pipes {

@@ -6,16 +6,22 @@
 
 use std::path::PathBuf;
 use std::process::Child;
+use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use cordee_protocol::{ExitCode, StatusPage};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::notice::Notice;
 use crate::out_of_memory::OutOfMemoryKills;
 use crate::reader::LastWords;
 use crate::verdict::{Suspect, culprit};
-use crate::{Ending, FailureReport, Fate, OtherRank, Outcome, SilentRank, StopRequests};
+use crate::watchdog::Watchdog;
+use crate::{
+    Ending, FailureReport, Fate, Hang, HungRank, OtherRank, Outcome, ProcessState, SilentRank,
+    StopRequests, Watch,
+};
 
 /// From the first failure to the kill of the others: near-simultaneous failures tell what happened.
 const WINDOW: Duration = Duration::from_millis(200);
@@ -136,6 +142,15 @@ pub(crate) struct Supervisor {
     pub(crate) started: Instant,
     pub(crate) host: String,
     pub(crate) out_of_memory: Option<OutOfMemoryKills>,
+    pub(crate) devices: Vec<String>,
+    /// Empty where there are none.
+    pub(crate) pages: Vec<StatusPage>,
+    pub(crate) watch: Option<Watch>,
+    pub(crate) watchdog: Option<Watchdog>,
+    pub(crate) log_dir: PathBuf,
+    pub(crate) attempt: usize,
+    /// That nothing happened any more.
+    pub(crate) hang: Option<Box<Hang>>,
 }
 
 /// How far a stop on request has come.
@@ -153,7 +168,15 @@ impl Supervisor {
     /// Watches until every worker ended, and says how.
     pub(crate) fn run(mut self) -> Outcome {
         let mut stopping = Stopping::No;
+        self.watchdog = self.watch.as_ref().map(|watch| {
+            let times = watch.times.lock().unwrap_or_else(PoisonError::into_inner);
+            Watchdog::new(watch.deadlines, times.clone(), self.pages.clone())
+        });
         self.watch(&mut stopping);
+        if let (Some(watch), Some(watchdog)) = (&self.watch, &self.watchdog) {
+            let mut times = watch.times.lock().unwrap_or_else(PoisonError::into_inner);
+            times.clone_from(watchdog.step_times());
+        }
         self.members.iter_mut().for_each(Member::kill);
         self.collect();
         self.outcome(stopping)
@@ -169,7 +192,8 @@ impl Supervisor {
             } else {
                 None
             };
-            match self.next([window, grace].into_iter().flatten().min()) {
+            let look = self.watchdog.as_ref().map(Watchdog::next_look);
+            match self.next([window, grace, look].into_iter().flatten().min()) {
                 Some(Event::Exited { rank }) => {
                     if !self.exited(rank, *stopping).is_orderly() && window.is_none() {
                         first_failure = Some(Instant::now());
@@ -183,26 +207,66 @@ impl Supervisor {
                         if *stopping == Stopping::No {
                             *stopping =
                                 Stopping::Asked(self.grace.map(|grace| Instant::now() + grace));
-                            self.members.iter().for_each(Member::terminate);
+                            self.ask_to_stop();
                         }
                     }
                     _ => *stopping = Stopping::Killed,
                 },
                 Some(Event::Abandoned) => *stopping = Stopping::Killed,
-                None if grace.is_some_and(|end| end <= Instant::now()) => {
-                    *stopping = Stopping::Killed;
+                None => {
+                    let now = Instant::now();
+                    let passed = |end: Option<Instant>| end.is_some_and(|end| end <= now);
+                    if passed(grace) {
+                        *stopping = Stopping::Killed;
+                    } else if passed(window) {
+                        let patient = first_failure.is_some_and(|at| at.elapsed() < VICTIMS_WINDOW);
+                        if !(patient && self.only_victims()) {
+                            return;
+                        }
+                        window = Some(now + WINDOW);
+                    } else if window.is_none() {
+                        self.hang = self.look(now);
+                        if self.hang.is_some() {
+                            return;
+                        }
+                    }
                 }
-                None if self.only_victims()
-                    && first_failure.is_some_and(|at| at.elapsed() < VICTIMS_WINDOW) =>
-                {
-                    window = Some(Instant::now() + WINDOW);
-                }
-                None => return,
             }
             if *stopping == Stopping::Killed {
                 return;
             }
         }
+    }
+
+    /// Asks the workers to stop at their next step.
+    fn ask_to_stop(&self) {
+        if self.pages.is_empty() {
+            self.members.iter().for_each(Member::terminate);
+        }
+        // The page reaches a worker that has no handler for the signal yet.
+        self.pages.iter().for_each(StatusPage::request_stop);
+    }
+
+    /// Looks whether anything happens still; if not, finds who is to blame.
+    fn look(&mut self, now: Instant) -> Option<Box<Hang>> {
+        let members = &self.members;
+        let state = |rank: usize| ProcessState::of(members[rank].child.id());
+        let expired = self.watchdog.as_mut()?.look(now, state)?;
+        let rank = |rank: usize| {
+            let (pid, device) = (
+                self.members[rank].child.id(),
+                self.devices.get(rank).cloned(),
+            );
+            HungRank::new(rank, pid, device, self.pages[rank].read())
+        };
+        let ranks = (0..self.members.len()).map(rank).collect();
+        let file = self
+            .log_dir
+            .join(format!("hang-attempt-{:03}.json", self.attempt));
+        let mut hang = Hang::of(expired, self.host.clone(), ranks, file);
+        hang.look_into_the_guilty(expired.rank);
+        hang.write();
+        Some(Box::new(hang))
     }
 
     /// Waits until the killed ended and everything they said is in the logs, within limits.
@@ -315,6 +379,9 @@ impl Supervisor {
                 Outcome::Stopped
             };
         }
+        if let Some(hang) = self.hang.clone() {
+            return Outcome::Failed(Box::new(self.report_hang(hang)));
+        }
         match culprit(&self.suspects()) {
             Some(suspect) if stopping != Stopping::Killed => {
                 Outcome::Failed(Box::new(self.report(suspect)))
@@ -336,37 +403,54 @@ impl Supervisor {
     }
 
     fn report(&self, suspect: Suspect<'_>) -> FailureReport {
-        let member = &self.members[suspect.rank];
-        let ended = member.ended.expect("a suspect has ended");
+        FailureReport {
+            failure: suspect.failure.cloned(),
+            silent: self.silent(suspect),
+            ..self.report_of(suspect.rank)
+        }
+    }
+
+    fn report_hang(&self, hang: Box<Hang>) -> FailureReport {
+        let rank = hang.guilty.first().copied().unwrap_or(0);
+        FailureReport {
+            exit_code: ExitCode::Hang.code(),
+            hang: Some(hang),
+            ..self.report_of(rank)
+        }
+    }
+
+    /// What there is to tell of any rank.
+    fn report_of(&self, rank: usize) -> FailureReport {
+        let member = &self.members[rank];
         let words = member.words.as_ref();
+        let ending = member.ended.map_or(Ending::Unknown, |ended| ended.ending);
         let others = self
             .members
             .iter()
             .enumerate()
-            .filter(|(rank, _)| *rank != suspect.rank);
+            .filter(|(other, _)| *other != rank);
+        let kills = self.out_of_memory.as_ref();
         FailureReport {
-            rank: suspect.rank,
+            rank,
             host: self.host.clone(),
             pid: member.child.id(),
-            ending: ended.ending,
-            out_of_memory_kills: self
-                .out_of_memory
-                .as_ref()
-                .map_or(0, OutOfMemoryKills::since_start),
-            failure: suspect.failure.cloned(),
-            silent: self.silent(suspect),
+            ending,
+            out_of_memory_kills: kills.map_or(0, OutOfMemoryKills::since_start),
+            failure: None,
+            hang: None,
+            silent: None,
             last_step: self
                 .members
                 .iter()
                 .filter_map(|member| member.words.as_ref()?.step)
                 .max(),
-            ran_for: ended.at.duration_since(self.started),
+            ran_for: member
+                .ended
+                .map_or_else(Instant::now, |ended| ended.at)
+                .duration_since(self.started),
             last_lines: words.map_or_else(Vec::new, |words| words.lines.clone()),
             log: member.log.clone(),
-            exit_code: ended
-                .ending
-                .exit_code()
-                .map_or(1, cordee_protocol::ExitCode::code),
+            exit_code: ending.exit_code().map_or(1, ExitCode::code),
             others: others
                 .map(|(rank, member)| OtherRank {
                     rank,

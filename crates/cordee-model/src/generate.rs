@@ -3,6 +3,8 @@
 //! Each token runs the model over the whole context again: plain and right. Keys and values are not
 //! cached.
 
+use std::ops::ControlFlow;
+
 use cordee_memory::View;
 use cordee_ops::{Sequences, transfer};
 
@@ -21,15 +23,15 @@ pub struct Sampling {
     pub seed: u64,
 }
 
-/// Continues `prompt`, calling `emit` with each token; stops early at `end_of_text`. Once the context
-/// is full, its oldest tokens are dropped.
+/// Continues `prompt`, calling `emit` with each token, until it breaks off or at `end_of_text`. Once the
+/// context is full, its oldest tokens are dropped.
 pub fn generate(
     model: &Model,
     parameters: &[View<'_>],
     prompt: &[u32],
     end_of_text: u32,
     sampling: Sampling,
-    mut emit: impl FnMut(u32),
+    mut emit: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<(), ModelError> {
     if prompt.is_empty() {
         return Err(ModelError::EmptyPrompt);
@@ -40,10 +42,9 @@ pub fn generate(
         let context = &tokens[tokens.len().saturating_sub(model.max_seq_len())..];
         let logits = last_logits(model, parameters, context)?;
         let next = choose(&logits, sampling, draws.next());
-        if next == end_of_text {
+        if next == end_of_text || emit(next).is_break() {
             break;
         }
-        emit(next);
         tokens.push(next);
     }
     Ok(())

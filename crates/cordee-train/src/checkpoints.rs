@@ -30,6 +30,9 @@ pub(crate) struct RunState {
     pub(crate) corpus_fingerprint: String,
     /// Ranks that wrote it. Any number may go on from it.
     pub(crate) world_size: usize,
+    /// Whether it was to be tested on held-out text when the run was asked to stop.
+    #[serde(default)]
+    pub(crate) evaluation_due: bool,
 }
 
 /// Where and how checkpoints of a run are written.
@@ -537,6 +540,7 @@ mod tests {
                 config_fingerprint: String::new(),
                 corpus_fingerprint: String::new(),
                 world_size: 2,
+                evaluation_due: false,
             };
             checkpoints.save(state, &run, None, group)
         };

@@ -1,19 +1,22 @@
 //! Text from a model, as it grows.
 
+use std::ops::ControlFlow;
+
 use cordee_data::Tokenizer;
 use cordee_memory::View;
 use cordee_model::{Model, Sampling, generate};
 
 use crate::TrainError;
 
-/// Continues `prompt`, calling `emit` with each new piece of text. An empty prompt begins a document.
+/// Continues `prompt`, calling `emit` with each new piece of text, until it breaks off. An empty prompt
+/// begins a document.
 pub fn continue_text(
     model: &Model,
     parameters: &[View<'_>],
     tokenizer: &Tokenizer,
     prompt: &str,
     sampling: Sampling,
-    mut emit: impl FnMut(&str),
+    mut emit: impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<(), TrainError> {
     let end_of_text = tokenizer.end_of_text();
     let mut prompt = [tokenizer.begin_of_document(), &tokenizer.encode(prompt)?].concat();
@@ -26,7 +29,7 @@ pub fn continue_text(
         shown: 0,
     };
     generate(model, parameters, &prompt, end_of_text, sampling, |token| {
-        emit(&growing.push(token));
+        emit(&growing.push(token))
     })?;
     Ok(())
 }

@@ -6,7 +6,10 @@ mod step;
 
 use std::{
     path::Path,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -16,7 +19,7 @@ use cordee_data::{BatchShape, Corpus, Loader, Prefetch, Validation, samples_for}
 use cordee_metrics::{Event, EventKind, Recorder};
 use cordee_model::{Model, weights};
 use cordee_ops::attention::cudnn;
-use cordee_protocol::{Summary, WorkerMessage};
+use cordee_protocol::{Phase, StatusPage, Summary, WorkerMessage};
 
 use crate::{
     Compute, TrainError,
@@ -46,8 +49,19 @@ pub struct Run<'a> {
     pub last_step: u64,
     /// What was said before there were ranks; recorded, not told again.
     pub warnings: &'a [String],
-    /// Set from outside to stop at the next step boundary.
+    /// The last step that an earlier attempt has done; those up to it are done again.
+    pub furthest_step: u64,
+    /// Set from outside to stop at the next step boundary; the page has a word for that, too.
     pub stop: &'a AtomicBool,
+    /// Where the rank says what it is at.
+    pub status: &'a StatusPage,
+}
+
+impl Run<'_> {
+    /// Whether this rank was asked to stop.
+    fn stop_requested(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.status.stop_requested()
+    }
 }
 
 /// Trains from the checkpoint, from given weights or from fresh ones, to the last step or until asked
@@ -98,6 +112,8 @@ struct Trainer<'a> {
     /// On rank 0 alone.
     recorder: Option<Recorder>,
     first_step: u64,
+    /// Whether the checkpoint that the run goes on from was to be tested when the run was stopped.
+    evaluation_due: bool,
     newest_checkpoint: Option<String>,
     waiting_for_data: Stopwatch,
     /// Seconds that the group had spent in collectives when the last step ended.
@@ -111,12 +127,18 @@ impl<'a> Trainer<'a> {
         group: &'a mut dyn ProcessGroup,
         tell: &'a mut dyn FnMut(WorkerMessage),
     ) -> Result<Self, TrainError> {
+        run.status.enter(Phase::Loading, 0);
         let config = &run.plan.config;
         let recompute = config.train.recompute;
+        let mut evaluation_due = false;
         let mut learner = Learner::new(model, run.compute, recompute, &config.parallel, group)?;
         let state = &mut learner.state;
         match (run.resume, &config.model.init_from) {
-            (Some(path), _) => check_origin(path, &restore(path, state)?, run)?,
+            (Some(path), _) => {
+                let saved = restore(path, state)?;
+                check_origin(path, &saved, run)?;
+                evaluation_due = saved.evaluation_due;
+            }
             (None, Some(dir)) => {
                 state
                     .fill_parameters(|layout, buffer| weights::load(dir, model, layout, buffer))?;
@@ -168,17 +190,22 @@ impl<'a> Trainer<'a> {
             tell,
             recorder,
             first_step,
+            evaluation_due,
         })
     }
 
     /// Trains, then tests what was learned unless it was asked to stop.
     fn run(&mut self, started: Instant) -> Result<Summary, TrainError> {
-        let stopped = self.steps()?;
-        let evaluation = if stopped {
-            None
-        } else {
-            Some(self.conclude()?)
-        };
+        let mut stopped = self.steps()?;
+        let mut evaluation = None;
+        if !stopped {
+            evaluation = self.conclude()?;
+            // Asked to stop in it, the run begins it anew when it goes on.
+            stopped = evaluation.is_none();
+        }
+        self.run
+            .status
+            .enter(Phase::Concluding, self.learner.state.step);
         let summary = Summary {
             step: self.learner.state.step,
             stopped,
@@ -240,8 +267,12 @@ impl<'a> Trainer<'a> {
             }
             return Ok(false);
         }
+        if self.evaluation_due && self.evaluate()?.is_none() {
+            // Nothing has changed since the checkpoint.
+            return Ok(true);
+        }
         loop {
-            let stop = self.step()?;
+            let mut stop = self.step()?;
             if self.learner.state.step == self.first_step + 1 {
                 self.tell_refusals();
             }
@@ -250,8 +281,10 @@ impl<'a> Trainer<'a> {
                 self.learner.state.step >= self.run.last_step,
             );
             // Before the save, so that a run cut in between does both again.
-            if is_due(step, config.eval.every.0) && !stop && !last {
-                self.evaluate()?;
+            self.evaluation_due = is_due(step, config.eval.every.0) && !last;
+            if self.evaluation_due && !stop {
+                self.evaluation_due = self.evaluate()?.is_none();
+                stop = self.evaluation_due;
             }
             if stop || last || is_due(step, config.checkpoint.every.0) {
                 self.save(stop || last)?;

@@ -63,6 +63,8 @@ pub struct TrainTask {
     pub resume: Option<PathBuf>,
     /// The step to end after.
     pub last_step: u64,
+    /// The last step that an earlier attempt has done.
+    pub furthest_step: u64,
     /// What was said before there were ranks, for the record.
     pub warnings: Vec<String>,
 }

@@ -11,6 +11,7 @@
 )]
 
 mod failures;
+mod hangs;
 mod output;
 mod processes;
 mod stage;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         .collect();
     let tests = [
         failures::TESTS,
+        hangs::TESTS,
         output::TESTS,
         processes::TESTS,
         stopping::TESTS,

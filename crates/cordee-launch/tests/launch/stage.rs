@@ -122,6 +122,9 @@ pub(crate) fn launch_in(directory: &Path, world_size: usize, behaviour: &[&str])
         inherit: Vec::new(),
         environment: vec![("TEST_DIRECTORY".into(), directory.into())],
         grace: None,
+        devices: Vec::new(),
+        pages: None,
+        watch: None,
     }
 }
 

@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use cordee_protocol::{Failure, StepProgress, WorkerEnvironment, WorkerMessage, names};
+use cordee_memory::{SharedMemory, SharedWords};
+use cordee_protocol::{
+    Failure, Phase, StatusPage, StepProgress, WorkerEnvironment, WorkerMessage, names,
+};
 use rustix::process::{Signal, getpid, kill_process, setsid};
 
 use crate::stage::{is_running, read_pid, wait_until};
@@ -65,6 +68,12 @@ fn act(part: &str) -> u8 {
                 kill_process(getpid(), signal).unwrap();
                 sleep(Duration::from_secs(5));
             }
+            "page-step" => page().enter(Phase::Training, value.parse().unwrap()),
+            "page-call" => page().call_begun(value.parse().unwrap(), "all_reduce", 64),
+            "page-done" => page().call_completed(value.parse().unwrap()),
+            "page-wait-for-stop" => {
+                wait_until("the page asks to stop", || page().stop_requested());
+            }
             "exit" => return value.parse().unwrap(),
             "hang" => sleep(Duration::from_mins(1)),
             other => panic!("no such act: {other}"),
@@ -99,6 +108,14 @@ fn messages() -> File {
         .write(true)
         .open(format!("/proc/self/fd/{number}"))
         .unwrap()
+}
+
+fn page() -> StatusPage {
+    let number = std::env::var(names::STATUS_FD).unwrap().parse().unwrap();
+    let memory = SharedMemory::inherited(number).unwrap();
+    StatusPage::new(Arc::new(
+        SharedWords::of(&memory, StatusPage::WORDS).unwrap(),
+    ))
 }
 
 fn fail(blamed: usize) {

@@ -1,45 +1,58 @@
 //! What was learned: loss on held-out text, and a sample.
 
+use std::ops::ControlFlow;
+
 use cordee_metrics::{Event, EventKind};
 use cordee_model::Sampling;
-use cordee_protocol::{Evaluation, WorkerMessage};
+use cordee_protocol::{Evaluation, Phase, WorkerMessage};
 
 use super::Trainer;
-use crate::{TrainError, evaluation::evaluate, learner::Learner, sample::continue_text};
+use crate::{TrainError, evaluation::Exam, learner::Learner, sample::continue_text};
 
 impl Trainer<'_> {
-    pub(super) fn evaluate(&mut self) -> Result<Evaluation, TrainError> {
+    /// The loss on held-out text; `None` if any rank was asked to stop before it was known.
+    pub(super) fn evaluate(&mut self) -> Result<Option<Evaluation>, TrainError> {
+        let (run, step) = (self.run, self.learner.state.step);
+        run.status.enter(Phase::Evaluating, step);
+        let stop = || {
+            run.status.progress();
+            run.stop_requested()
+        };
         let Learner {
             state,
             engine,
             group,
             ..
         } = &mut self.learner;
-        let evaluation = evaluate(
-            engine,
-            state,
-            &self.run.compute.device,
-            &self.validation,
-            self.run.plan.micro_batch_size,
-            &mut **group,
-        )?;
+        let exam = Exam {
+            device: &run.compute.device,
+            validation: &self.validation,
+            rows: run.plan.micro_batch_size,
+            stop: &stop,
+        };
+        let Some(evaluation) = exam.evaluate(engine, state, &mut **group)? else {
+            return Ok(None);
+        };
         if let Some(recorder) = &self.recorder {
             recorder.event(evaluation_event(&evaluation));
             (self.tell)(WorkerMessage::Evaluation(evaluation.clone()));
         }
         if !evaluation.loss.is_finite() {
             let what = format!("validation loss {}", evaluation.loss);
-            return Err(TrainError::Diverged {
-                step: self.learner.state.step,
-                what,
-            });
+            return Err(TrainError::Diverged { step, what });
         }
-        Ok(evaluation)
+        Ok(Some(evaluation))
     }
 
-    /// The last validation, and a sample of what was learned.
-    pub(super) fn conclude(&mut self) -> Result<Evaluation, TrainError> {
-        let evaluation = self.evaluate()?;
+    /// The last validation, and a sample of what was learned; `None` if any rank was asked to stop
+    /// before it was known.
+    pub(super) fn conclude(&mut self) -> Result<Option<Evaluation>, TrainError> {
+        let Some(evaluation) = self.evaluate()? else {
+            return Ok(None);
+        };
+        self.run
+            .status
+            .enter(Phase::Concluding, self.learner.state.step);
         let eval = &self.run.plan.config.eval;
         if self.learner.group.rank() == 0 && !eval.sample_prompt.is_empty() {
             let tokenizer = self.run.corpus.tokenizer()?;
@@ -52,13 +65,22 @@ impl Trainer<'_> {
             };
             let mut text = String::new();
             let prompt = &eval.sample_prompt;
+            let run = self.run;
             continue_text(
                 self.learner.model,
                 &parameters,
                 &tokenizer,
                 prompt,
                 sampling,
-                |new| text.push_str(new),
+                |new| {
+                    run.status.progress();
+                    text.push_str(new);
+                    if run.stop_requested() {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                },
             )?;
             if let Some(recorder) = &self.recorder {
                 let (prompt, text) = (eval.sample_prompt.clone(), text.clone());
@@ -72,7 +94,7 @@ impl Trainer<'_> {
                 text,
             });
         }
-        Ok(evaluation)
+        Ok(Some(evaluation))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use cordee_metrics::{Event, EventKind};
-use cordee_protocol::WorkerMessage;
+use cordee_protocol::{Phase, WorkerMessage};
 
 use super::Trainer;
 use crate::{
@@ -19,6 +19,7 @@ impl Trainer<'_> {
     pub(super) fn save(&mut self, last: bool) -> Result<(), TrainError> {
         let started = Instant::now();
         let step = self.learner.state.step;
+        self.run.status.enter(Phase::Saving, step);
         let Learner {
             state, sums, group, ..
         } = &mut self.learner;
@@ -43,6 +44,7 @@ impl Trainer<'_> {
             config_fingerprint: self.run.plan.fingerprint.clone(),
             corpus_fingerprint: self.run.corpus.fingerprint().to_owned(),
             world_size: self.run.plan.world_size,
+            evaluation_due: self.evaluation_due,
         };
         match self.checkpoints.save(
             &self.learner.state,

@@ -1,10 +1,10 @@
 //! One optimizer step: backwards, sums over ranks, the update, and what is told of it.
 
-use std::{sync::atomic::Ordering, time::Instant};
+use std::time::Instant;
 
 use cordee_metrics::{StepRecord, unix_time};
 use cordee_ops::gradient_norm;
-use cordee_protocol::{StepProgress, WorkerMessage};
+use cordee_protocol::{Phase, StepProgress, WorkerMessage};
 
 use super::{Trainer, is_due};
 use crate::{
@@ -20,6 +20,12 @@ impl Trainer<'_> {
     pub(super) fn step(&mut self) -> Result<bool, TrainError> {
         let started = Instant::now();
         let step = self.learner.state.step + 1;
+        let phase = if step > self.run.furthest_step {
+            Phase::Training
+        } else {
+            Phase::Recomputing
+        };
+        self.run.status.enter(phase, step);
         let counts = self.accumulate()?;
         if step == self.first_step + 1
             && let Some(id) = self.learner.engine.untouched()
@@ -49,12 +55,14 @@ impl Trainer<'_> {
     /// Forward and backward of every micro-batch, summed over ranks.
     fn accumulate(&mut self) -> Result<StepCounts, TrainError> {
         let (batches, waiting) = (&mut self.batches, &mut self.waiting_for_data);
+        let status = self.run.status;
         let micro_batches = (0..self.run.plan.accumulation_steps).map(|_| {
+            status.progress();
             waiting
                 .time(|| batches.next())
                 .expect("a batch for every step left")
         });
-        let stop = self.run.stop.load(Ordering::Relaxed);
+        let stop = self.run.stop_requested();
         self.learner.accumulate(micro_batches, stop)
     }
 

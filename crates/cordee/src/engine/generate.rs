@@ -1,5 +1,7 @@
 //! `cordee generate`: continue a prompt with a trained model.
 
+use std::ops::ControlFlow;
+
 use cordee::{Console, Failure, GenerateArgs, one_device};
 use cordee_model::Sampling;
 use cordee_protocol::ExitCode;
@@ -25,7 +27,10 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<u8, Failure> {
         &opened.tokenizer,
         &args.prompt,
         sampling,
-        Console::print_data,
+        |new| {
+            Console::print_data(new);
+            ControlFlow::Continue(())
+        },
     )
     .map_err(|error| Failure::new(ExitCode::Failed, error))?;
     Console::print_data("\n");

@@ -14,14 +14,16 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use cordee::{BenchTask, Failure, Job, SmokePart, Task, TraceTask, TrainTask};
-use cordee_comm::{CommError, ProcessGroup, SharedMemoryGroup, conformance as collectives};
+use cordee_comm::{
+    Call, CommError, ProcessGroup, SharedMemoryGroup, Witness, conformance as collectives,
+};
 use cordee_config::{ComputePrecision, DeviceKind};
 use cordee_data::Corpus;
-use cordee_memory::{DType, MemoryError, SharedMemory};
+use cordee_memory::{DType, MemoryError, SharedMemory, SharedWords};
 use cordee_ops::{Device, GpuOptions, conformance};
 use cordee_protocol::{
     CollectiveFinding, CollectivesReport, ExitCode, Failure as Report, OperatorFinding,
-    OperatorsReport, WorkerEnvironment, WorkerMessage, names,
+    OperatorsReport, Phase, StatusPage, WorkerEnvironment, WorkerMessage, names,
 };
 use cordee_train::{Bench, Compute, Run, Trace, TrainError, bench, replay, train};
 use nccl_sys::OpenError;
@@ -64,6 +66,8 @@ pub(crate) fn run() -> Result<u8, Failure> {
 }
 
 fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Result<ExitCode> {
+    let status = status_page()?;
+    status.enter(Phase::Starting, 0);
     let job = Job::from_file(&inherited(names::JOB_FD, OpenOptions::new().read(true))?)
         .context("reading the job")?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -96,7 +100,8 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
     let timeout = job.timeout.0;
     let mut group =
         SharedMemoryGroup::join(memory, environment.rank, environment.world_size, timeout)
-            .map_err(TrainError::from)?;
+            .map_err(TrainError::from)?
+            .witnessed_by(Arc::new(Tells(status.clone())));
     let compute = compute(&job, environment.local_rank);
     let compute = match compute {
         Ok(compute) => compute,
@@ -109,7 +114,15 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
     let transport = ranks.transport();
     let group = ranks.group();
     let done = match &job.task {
-        Task::Train(task) => run_training(task, &compute, group, messages, &stop),
+        Task::Train(task) => {
+            let rank = Rank {
+                compute: &compute,
+                messages,
+                stop: &stop,
+                status: &status,
+            };
+            run_training(task, &rank, group)
+        }
         Task::Bench(task) => run_bench(task, &compute, group, messages),
         Task::Smoke(_) => smoke::links(&compute, group, messages),
         Task::Collectives(task) => smoke::collectives(task, &compute, group, messages),
@@ -146,30 +159,64 @@ pub(super) fn open_device(kind: DeviceKind, ordinal: usize) -> anyhow::Result<De
     })
 }
 
+/// What a rank trains with.
+struct Rank<'a> {
+    compute: &'a Compute,
+    messages: &'a Messages,
+    stop: &'a AtomicBool,
+    status: &'a StatusPage,
+}
+
 fn run_training(
     task: &TrainTask,
-    compute: &Compute,
+    rank: &Rank<'_>,
     group: &mut dyn ProcessGroup,
-    messages: &Messages,
-    stop: &AtomicBool,
 ) -> Result<ExitCode, TrainError> {
     let corpus = Corpus::open(&task.corpus)?;
     let run = Run {
         plan: &task.plan,
-        compute,
+        compute: rank.compute,
         corpus: &corpus,
         run_dir: &task.run_dir,
         resume: task.resume.as_deref(),
         last_step: task.last_step,
+        furthest_step: task.furthest_step,
         warnings: &task.warnings,
-        stop,
+        stop: rank.stop,
+        status: rank.status,
     };
-    let summary = train(&run, group, &mut |message| messages.send(&message))?;
+    let summary = train(&run, group, &mut |message| rank.messages.send(&message))?;
     Ok(if summary.stopped {
         ExitCode::Requeue
     } else {
         ExitCode::Done
     })
+}
+
+/// The page on which the launcher reads where this rank stands; one that nobody reads where it made none.
+fn status_page() -> anyhow::Result<StatusPage> {
+    if env::var_os(names::STATUS_FD).is_none() {
+        return Ok(StatusPage::private());
+    }
+    let page = inherited(names::STATUS_FD, OpenOptions::new().read(true).write(true))?;
+    let memory = SharedMemory::from_fd(OwnedFd::from(page))?;
+    let words = SharedWords::of(&memory, StatusPage::WORDS)?;
+    Ok(StatusPage::new(Arc::new(words)))
+}
+
+/// Tells the launcher which collectives this rank is in.
+#[derive(Debug)]
+struct Tells(StatusPage);
+
+impl Witness for Tells {
+    fn begun(&self, call: &Call) {
+        let Self(page) = self;
+        page.call_begun(call.sequence, call.operation.name(), call.bytes() as u64);
+    }
+
+    fn completed(&self, sequence: u64) {
+        self.0.call_completed(sequence);
+    }
 }
 
 fn run_bench(

@@ -1,0 +1,443 @@
+//! Who is to blame when nothing happens any more, and in which words that is said.
+//!
+//! A rank that hangs is mostly a rank that waits, and the one that it waits for is another. What tells
+//! them apart: a process that is stopped or gone, one that is stuck in the kernel, and otherwise the
+//! collective that most have begun and some have not.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use cordee_protocol::{CallStatus, Status};
+use serde::Serialize;
+
+use crate::process::{self, Thread};
+use crate::report::list;
+use crate::watchdog::Expired;
+use crate::{ProcessState, stacks};
+
+/// Most ranks that a debugger looks into.
+const LOOKED_INTO: usize = 2;
+
+/// What is known of a rank of a run that hangs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HungRank {
+    /// The rank.
+    pub rank: usize,
+    /// Its process.
+    pub pid: u32,
+    /// Its GPU, where it has one.
+    pub device: Option<String>,
+    /// How the process is.
+    pub process: ProcessState,
+    /// What it is doing.
+    pub phase: cordee_protocol::Phase,
+    /// The step that it is at.
+    pub step: u64,
+    /// Seconds since it last got anything done.
+    pub quiet_s: f64,
+    /// The last collective that it began.
+    pub call: Option<CallStatus>,
+    /// Its threads; of those to blame alone.
+    threads: Vec<Thread>,
+    /// The functions of the program that its threads are in, as a debugger tells them.
+    pub stacks: Vec<String>,
+}
+
+impl HungRank {
+    pub(crate) fn new(rank: usize, pid: u32, device: Option<String>, status: Status) -> Self {
+        Self {
+            rank,
+            pid,
+            device,
+            process: ProcessState::of(pid),
+            phase: status.phase,
+            step: status.step,
+            quiet_s: status.quiet_for.as_secs_f64(),
+            call: status.call,
+            threads: Vec::new(),
+            stacks: Vec::new(),
+        }
+    }
+
+    /// The collective that it waits in.
+    fn waits_in(&self) -> Option<&CallStatus> {
+        self.call.as_ref().filter(|call| call.is_under_way())
+    }
+
+    /// The last collective that it has begun; 0 for none.
+    fn begun(&self) -> u64 {
+        self.call.as_ref().map_or(0, |call| call.sequence)
+    }
+}
+
+/// Why ranks are to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Guilt {
+    /// Their processes are stopped.
+    Stopped,
+    /// Their processes are stuck in the kernel.
+    StuckInKernel,
+    /// They did not come to a collective that others wait in.
+    NeverArrived,
+    /// All ranks wait in the same collective: it is none of them, but what lies between.
+    Nobody,
+    /// They have got nothing done for the longest time, and nobody waits in a collective.
+    Quiet,
+}
+
+/// A run that hangs, and who is to blame.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Hang {
+    /// The ranks to blame; none if that cannot be told.
+    pub guilty: Vec<usize>,
+    /// Why them.
+    pub guilt: Guilt,
+    /// Seconds without anything done, and how many are allowed.
+    pub quiet_s: f64,
+    /// The deadline, in seconds.
+    pub limit_s: f64,
+    /// Seconds that 99 of 100 steps stay within, where the deadline comes of that.
+    pub p99_s: Option<f64>,
+    /// The machine.
+    pub host: String,
+    /// Every rank.
+    pub ranks: Vec<HungRank>,
+    /// Where all of this is written.
+    pub file: PathBuf,
+}
+
+impl Hang {
+    pub(crate) fn of(expired: Expired, host: String, ranks: Vec<HungRank>, file: PathBuf) -> Self {
+        let (guilty, guilt) = judge(&ranks, expired.rank);
+        Self {
+            guilty,
+            guilt,
+            quiet_s: expired.quiet.as_secs_f64(),
+            limit_s: expired.limit.as_secs_f64(),
+            p99_s: expired.p99.map(|time| time.as_secs_f64()),
+            host,
+            ranks,
+            file,
+        }
+    }
+
+    /// Looks where those to blame are, or else the rank that was quiet the longest.
+    pub(crate) fn look_into_the_guilty(&mut self, quietest: usize) {
+        let mut odd = self.guilty.clone();
+        if odd.is_empty() {
+            odd.push(quietest);
+        }
+        for rank in odd.into_iter().take(LOOKED_INTO) {
+            let rank = &mut self.ranks[rank];
+            rank.threads = process::threads(rank.pid);
+            // A process that somebody stopped is where it was stopped.
+            if rank.process != ProcessState::Stopped {
+                rank.stacks = stacks::of(rank.pid);
+            }
+        }
+    }
+
+    /// Writes all that is known beside the logs. That it fails costs the file and nothing else.
+    pub(crate) fn write(&self) {
+        let text = serde_json::to_vec_pretty(self).expect("a hang has string keys only");
+        let _ = fs_err::write(&self.file, text);
+    }
+
+    /// The verdict as plain text, without a final line feed: five lines.
+    pub fn render(&self) -> String {
+        let mut text = match self.guilty[..] {
+            [] => "hang: nothing happens any more, and no rank alone is to blame".to_owned(),
+            [rank] => format!("hang: {} is to blame: {}", self.name(rank), self.why(rank)),
+            ref ranks => format!(
+                "hang: ranks {} ({}) are to blame: each {}",
+                list(ranks),
+                self.host,
+                self.why(ranks[0]).trim_start_matches("it ")
+            ),
+        };
+        let learned = self.p99_s.map_or_else(String::new, |p99| {
+            format!(" (5 x what 99 of 100 steps take, {p99:.2} s, or launch.step_timeout)")
+        });
+        let _ = write!(
+            text,
+            "\n  nothing done for {:.0} s, allowed are {:.0} s{learned}",
+            self.quiet_s, self.limit_s
+        );
+        for (place, ranks) in self.places() {
+            let noun = if ranks.len() == 1 { "rank" } else { "ranks" };
+            let _ = write!(text, "\n  {noun} {}: {place}", list(&ranks));
+        }
+        if let Some(stack) = self.where_the_guilty_are() {
+            let _ = write!(text, "\n  there: {stack}");
+        }
+        let _ = write!(text, "\n  more: {}", self.file.display());
+        text
+    }
+
+    /// The rank with what helps to find it.
+    fn name(&self, rank: usize) -> String {
+        let HungRank { pid, device, .. } = &self.ranks[rank];
+        let device = device
+            .as_ref()
+            .map_or_else(String::new, |it| format!("{it}, "));
+        format!("rank {rank} ({device}{}, pid {pid})", self.host)
+    }
+
+    fn why(&self, rank: usize) -> String {
+        let rank = &self.ranks[rank];
+        match self.guilt {
+            Guilt::Stopped => "it is stopped, by a signal or a debugger".to_owned(),
+            Guilt::StuckInKernel => {
+                "it is stuck in the kernel, in a device or a file system".to_owned()
+            }
+            Guilt::NeverArrived => format!("it never came to {}", self.awaited()),
+            Guilt::Nobody | Guilt::Quiet => {
+                format!("it is {} and gets nothing done", rank.phase.doing())
+            }
+        }
+    }
+
+    /// The collective that others wait in.
+    fn awaited(&self) -> String {
+        let waiting = self.ranks.iter().filter_map(HungRank::waits_in);
+        waiting
+            .max_by_key(|call| call.sequence)
+            .map_or_else(|| "the others".to_owned(), brief)
+    }
+
+    /// What ranks are at, each place once, those to blame first.
+    fn places(&self) -> Vec<(String, Vec<usize>)> {
+        let mut places: Vec<(String, Vec<usize>)> = Vec::new();
+        let mut order: Vec<_> = self.ranks.iter().collect();
+        order.sort_by_key(|rank| !self.guilty.contains(&rank.rank));
+        for rank in order {
+            let at = match (rank.waits_in(), &rank.call) {
+                (Some(call), _) => format!("in {}, #{} completed", brief(call), call.completed),
+                (None, Some(call)) => format!("after {}", brief(call)),
+                (None, None) => "before any collective".to_owned(),
+            };
+            let step = if rank.phase.is_step() {
+                format!("step {}", rank.step)
+            } else {
+                format!("{} after step {}", rank.phase.doing(), rank.step)
+            };
+            let place = format!("{step}, {at}, {}", rank.process);
+            match places.iter_mut().find(|(known, _)| *known == place) {
+                Some((_, ranks)) => ranks.push(rank.rank),
+                None => places.push((place, vec![rank.rank])),
+            }
+        }
+        // At most three lines; the file has the rest.
+        if places.len() > 3 {
+            let rest: Vec<usize> = places.drain(2..).flat_map(|(_, ranks)| ranks).collect();
+            places.push(("elsewhere".to_owned(), rest));
+        }
+        places
+    }
+
+    /// Where the first of those to blame is in the program, or in the kernel.
+    fn where_the_guilty_are(&self) -> Option<String> {
+        let rank = &self.ranks[*self.guilty.first()?];
+        if let Some(stack) = rank.stacks.first() {
+            return Some(stack.clone());
+        }
+        let thread = rank.threads.first()?;
+        let place = thread.kernel_stack.first().unwrap_or(&thread.waits_in);
+        (!place.is_empty()).then(|| format!("{place} in the kernel (thread {})", thread.name))
+    }
+
+    /// What does not differ from time to time: for telling whether it is the same hang again.
+    pub(crate) fn place(&self) -> String {
+        let phase = self
+            .guilty
+            .first()
+            .map_or("", |&rank| self.ranks[rank].phase.doing());
+        format!("{:?} while {phase}", self.guilt)
+    }
+
+    /// Whether it came from outside: what was stopped by a signal was stopped by somebody.
+    pub(crate) fn is_from_outside(&self) -> bool {
+        self.guilt == Guilt::Stopped
+    }
+}
+
+fn brief(call: &CallStatus) -> String {
+    let bytes = match call.bytes {
+        0 => String::new(),
+        bytes => format!(" of {bytes} bytes"),
+    };
+    format!("{} #{}{bytes}", call.operation, call.sequence)
+}
+
+/// Who is to blame, and why. `quietest` is the rank that got nothing done for the longest time.
+fn judge(ranks: &[HungRank], quietest: usize) -> (Vec<usize>, Guilt) {
+    let those = |is: &dyn Fn(&HungRank) -> bool| -> Vec<usize> {
+        ranks
+            .iter()
+            .filter(|rank| is(rank))
+            .map(|rank| rank.rank)
+            .collect()
+    };
+    let stopped = those(&|rank| rank.process == ProcessState::Stopped);
+    if !stopped.is_empty() {
+        return (stopped, Guilt::Stopped);
+    }
+    let Some(awaited) = ranks
+        .iter()
+        .filter_map(HungRank::waits_in)
+        .map(|it| it.sequence)
+        .max()
+    else {
+        let stuck = those(&|rank| rank.process == ProcessState::Uninterruptible);
+        return if stuck.is_empty() {
+            (vec![quietest], Guilt::Quiet)
+        } else {
+            (stuck, Guilt::StuckInKernel)
+        };
+    };
+    let absent = those(&|rank| rank.begun() < awaited);
+    if absent.is_empty() {
+        return (Vec::new(), Guilt::Nobody);
+    }
+    let stuck: Vec<_> = absent
+        .iter()
+        .copied()
+        .filter(|&rank| ranks[rank].process == ProcessState::Uninterruptible)
+        .collect();
+    if !stuck.is_empty() {
+        return (stuck, Guilt::StuckInKernel);
+    }
+    // Of those that never came, some may wait in an earlier collective for the others.
+    let free: Vec<_> = absent
+        .iter()
+        .copied()
+        .filter(|&rank| ranks[rank].waits_in().is_none())
+        .collect();
+    let guilty = if free.is_empty() { absent } else { free };
+    (guilty, Guilt::NeverArrived)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use cordee_protocol::Phase;
+
+    use super::*;
+    use ProcessState::{Running, Sleeping, Stopped, Uninterruptible};
+
+    fn rank(rank: usize, process: ProcessState, begun: u64, completed: u64) -> HungRank {
+        HungRank {
+            rank,
+            pid: 4000 + rank as u32,
+            device: Some(format!("GPU {rank}")),
+            process,
+            phase: Phase::Training,
+            step: 412,
+            quiet_s: 62.0,
+            call: (begun > 0).then(|| CallStatus {
+                sequence: begun,
+                operation: "all_reduce".to_owned(),
+                bytes: 4 << 20,
+                completed,
+                ago: Duration::from_secs(62),
+            }),
+            threads: Vec::new(),
+            stacks: Vec::new(),
+        }
+    }
+
+    fn hang(ranks: Vec<HungRank>) -> Hang {
+        let expired = Expired {
+            rank: 0,
+            quiet: Duration::from_secs(62),
+            limit: Duration::from_mins(1),
+            p99: Some(Duration::from_millis(310)),
+        };
+        Hang::of(
+            expired,
+            "node-b".to_owned(),
+            ranks,
+            PathBuf::from("runs/x/logs/hang-attempt-002.json"),
+        )
+    }
+
+    #[test]
+    fn a_stopped_rank_is_to_blame_whatever_the_others_do() {
+        let hang = hang(vec![
+            rank(0, Sleeping, 1291, 1290),
+            rank(1, Sleeping, 1291, 1290),
+            rank(2, Stopped, 1290, 1290),
+            rank(3, Sleeping, 1291, 1290),
+        ]);
+        assert_eq!(
+            hang.render(),
+            "hang: rank 2 (GPU 2, node-b, pid 4002) is to blame: it is stopped, by a signal or a debugger\n  \
+             nothing done for 62 s, allowed are 60 s (5 x what 99 of 100 steps take, 0.31 s, or launch.step_timeout)\n  \
+             rank 2: step 412, after all_reduce #1290 of 4194304 bytes, stopped\n  \
+             ranks 0, 1 and 3: step 412, in all_reduce #1291 of 4194304 bytes, #1290 completed, sleeping\n  \
+             more: runs/x/logs/hang-attempt-002.json"
+        );
+        assert!(hang.is_from_outside());
+    }
+
+    #[test]
+    fn who_never_came_to_a_collective_is_to_blame() {
+        let mut ranks = vec![
+            rank(0, Sleeping, 1291, 1290),
+            rank(1, Running, 1290, 1290),
+            rank(2, Sleeping, 1291, 1290),
+        ];
+        ranks[1].stacks = vec!["main: read_shard < next < accumulate < step".to_owned()];
+        let hang = hang(ranks);
+        assert_eq!(
+            (&hang.guilty[..], hang.guilt),
+            (&[1][..], Guilt::NeverArrived)
+        );
+        let text = hang.render();
+        assert!(
+            text.contains("it never came to all_reduce #1291 of 4194304 bytes"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\n  there: main: read_shard < next"),
+            "{text}"
+        );
+        assert!(text.lines().count() <= 6, "{text}");
+    }
+
+    #[test]
+    fn who_is_stuck_in_a_device_is_to_blame_if_it_did_not_come() {
+        let found = judge(
+            &[
+                rank(0, Uninterruptible, 9, 8),
+                rank(1, Sleeping, 10, 9),
+                rank(2, Sleeping, 9, 9),
+            ],
+            1,
+        );
+        assert_eq!(found, (vec![0], Guilt::StuckInKernel));
+        // One that came and waits is not, even if its wait is in a driver.
+        let found = judge(
+            &[rank(0, Uninterruptible, 10, 9), rank(1, Sleeping, 9, 9)],
+            0,
+        );
+        assert_eq!(found, (vec![1], Guilt::NeverArrived));
+    }
+
+    #[test]
+    fn nobody_is_to_blame_for_what_all_wait_in() {
+        let hang = hang(vec![rank(0, Sleeping, 7, 6), rank(1, Sleeping, 7, 6)]);
+        assert_eq!((hang.guilty.len(), hang.guilt), (0, Guilt::Nobody));
+        assert!(hang.render().contains("no rank alone is to blame"));
+    }
+
+    #[test]
+    fn outside_of_collectives_the_quietest_is_to_blame() {
+        let found = judge(&[rank(0, Sleeping, 7, 7), rank(1, Running, 7, 7)], 1);
+        assert_eq!(found, (vec![1], Guilt::Quiet));
+        let found = judge(&[rank(0, Uninterruptible, 0, 0), rank(1, Running, 0, 0)], 1);
+        assert_eq!(found, (vec![0], Guilt::StuckInKernel));
+    }
+}
