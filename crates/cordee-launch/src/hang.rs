@@ -18,6 +18,9 @@ use crate::{ProcessState, stacks};
 /// Most ranks that a debugger looks into.
 const LOOKED_INTO: usize = 2;
 
+/// Functions of a stack that the verdict shows.
+const SHOWN_FUNCTIONS: usize = 6;
+
 /// What is known of a rank of a run that hangs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HungRank {
@@ -161,7 +164,7 @@ impl Hang {
         });
         let _ = write!(
             text,
-            "\n  nothing done for {:.0} s, allowed are {:.0} s{learned}",
+            "\n  nothing done for {:.1} s, allowed are {:.1} s{learned}",
             self.quiet_s, self.limit_s
         );
         for (place, ranks) in self.places() {
@@ -203,7 +206,7 @@ impl Hang {
         let waiting = self.ranks.iter().filter_map(HungRank::waits_in);
         waiting
             .max_by_key(|call| call.sequence)
-            .map_or_else(|| "the others".to_owned(), brief)
+            .map_or_else(|| "the others".to_owned(), ToString::to_string)
     }
 
     /// What ranks are at, each place once, those to blame first.
@@ -213,8 +216,8 @@ impl Hang {
         order.sort_by_key(|rank| !self.guilty.contains(&rank.rank));
         for rank in order {
             let at = match (rank.waits_in(), &rank.call) {
-                (Some(call), _) => format!("in {}, #{} completed", brief(call), call.completed),
-                (None, Some(call)) => format!("after {}", brief(call)),
+                (Some(call), _) => format!("in {call}, #{} completed", call.completed),
+                (None, Some(call)) => format!("after {call}"),
                 (None, None) => "before any collective".to_owned(),
             };
             let step = if rank.phase.is_step() {
@@ -240,7 +243,9 @@ impl Hang {
     fn where_the_guilty_are(&self) -> Option<String> {
         let rank = &self.ranks[*self.guilty.first()?];
         if let Some(stack) = rank.stacks.first() {
-            return Some(stack.clone());
+            // The file has the rest.
+            let functions: Vec<_> = stack.split(" < ").take(SHOWN_FUNCTIONS).collect();
+            return Some(functions.join(" < "));
         }
         let thread = rank.threads.first()?;
         let place = thread.kernel_stack.first().unwrap_or(&thread.waits_in);
@@ -260,14 +265,6 @@ impl Hang {
     pub(crate) fn is_from_outside(&self) -> bool {
         self.guilt == Guilt::Stopped
     }
-}
-
-fn brief(call: &CallStatus) -> String {
-    let bytes = match call.bytes {
-        0 => String::new(),
-        bytes => format!(" of {bytes} bytes"),
-    };
-    format!("{} #{}{bytes}", call.operation, call.sequence)
 }
 
 /// Who is to blame, and why. `quietest` is the rank that got nothing done for the longest time.
@@ -374,7 +371,7 @@ mod tests {
         assert_eq!(
             hang.render(),
             "hang: rank 2 (GPU 2, node-b, pid 4002) is to blame: it is stopped, by a signal or a debugger\n  \
-             nothing done for 62 s, allowed are 60 s (5 x what 99 of 100 steps take, 0.31 s, or launch.step_timeout)\n  \
+             nothing done for 62.0 s, allowed are 60.0 s (5 x what 99 of 100 steps take, 0.31 s, or launch.step_timeout)\n  \
              rank 2: step 412, after all_reduce #1290 of 4194304 bytes, stopped\n  \
              ranks 0, 1 and 3: step 412, in all_reduce #1291 of 4194304 bytes, #1290 completed, sleeping\n  \
              more: runs/x/logs/hang-attempt-002.json"

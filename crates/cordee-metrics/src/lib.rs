@@ -34,7 +34,7 @@ pub use attempts::{
 pub use error::MetricsError;
 pub use event::{Event, EventKind, SourceEvaluation};
 pub use jsonl::JsonLines;
-pub use read::{read_events, read_steps};
+pub use read::{last_step, read_events, read_steps};
 pub use record::{StepRecord, TIMING_FIELDS};
 pub use recorder::{EVENTS_FILE, METRICS_FILE, Recorder, TENSORBOARD_FOLDER, append_event};
 pub use reference::reference;

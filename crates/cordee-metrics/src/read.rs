@@ -1,7 +1,9 @@
 //! Reading back what a run wrote.
 
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::{Event, MetricsError, StepRecord};
@@ -18,6 +20,25 @@ pub fn read_steps(path: &Path) -> Result<Vec<StepRecord>, MetricsError> {
 /// left out.
 pub fn read_events(path: &Path) -> Result<Vec<Event>, MetricsError> {
     read_lines(path)
+}
+
+/// The step of the last whole line of a `metrics.jsonl`, read from its end; `None` where there is none.
+pub fn last_step(path: &Path) -> Option<u64> {
+    /// More than a line of a step takes.
+    const TAIL: u64 = 64 << 10;
+    #[derive(Deserialize)]
+    struct Position {
+        step: u64,
+    }
+    let mut file = fs_err::File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))
+        .ok()?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).ok()?;
+    let lines: Vec<_> = whole_lines(&text).collect();
+    let read = |line: &&[u8]| serde_json::from_slice::<Position>(line).ok();
+    lines.iter().rev().find_map(read).map(|found| found.step)
 }
 
 pub(crate) fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, MetricsError> {

@@ -155,6 +155,16 @@ impl CallStatus {
     }
 }
 
+impl fmt::Display for CallStatus {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} #{}", self.operation, self.sequence)?;
+        match self.bytes {
+            0 => Ok(()),
+            bytes => write!(formatter, " of {bytes} bytes"),
+        }
+    }
+}
+
 impl StatusPage {
     /// Words of a page.
     pub const WORDS: usize = word::TOTALS + Phase::ALL.len();

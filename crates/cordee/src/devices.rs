@@ -77,6 +77,17 @@ pub(crate) fn record(device: DeviceKind) -> Option<gpus::Driver> {
     }
 }
 
+/// What the devices of ranks are called, by rank; none where they compute on the CPU.
+pub(crate) fn labels(device: DeviceKind, ranks: usize) -> Result<Vec<String>, Failure> {
+    let per_gpu = workers_per_gpu()?;
+    Ok(match device {
+        DeviceKind::Cpu => Vec::new(),
+        DeviceKind::Cuda => (0..ranks)
+            .map(|rank| format!("GPU {}", rank / per_gpu))
+            .collect(),
+    })
+}
+
 /// What there is to compute on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seen {

@@ -124,6 +124,15 @@ impl RunDir {
             .map_or(1, |attempt| attempt as usize + 1)
     }
 
+    /// Takes note of the number of an attempt in a run that has begun.
+    pub(crate) fn note_attempt(&self, attempt: usize) -> anyhow::Result<()> {
+        let path = self.0.join("env.json");
+        let mut facts: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
+        facts["attempt"] = attempt.into();
+        let text = format!("{}\n", serde_json::to_string_pretty(&facts)?);
+        replace(&path, text.as_bytes())
+    }
+
     /// The directory for a fresh run: `given`, or a new one named after the config and the time.
     pub fn fresh(given: Option<&Path>, name: &str) -> Result<Self, Failure> {
         let path = match given {
@@ -215,6 +224,16 @@ impl RunDir {
         Err(Failure::usage(error)
             .with_hint("a run directory holds config.toml, a checkpoint holds MANIFEST.json"))
     }
+}
+
+/// Writes a file whole or not at all: a resumed run has one already, and must not lose it.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = fs::File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    Ok(())
 }
 
 /// The newest run of a config: names end in the time, so the last by name is the newest.

@@ -50,6 +50,13 @@ pub(crate) fn start_until(
     observer: &mut dyn Observer,
     stop: &StopRequests,
 ) -> Result<Outcome, Failure> {
+    let launch = launch_of(job, name, logs)?;
+    cordee_launch::run(&launch, observer, stop)
+        .map_err(|error| Failure::new(ExitCode::Environment, error))
+}
+
+/// The launch of `job`, of ranks that nobody watches for hangs.
+pub(crate) fn launch_of(job: &Job, name: &str, logs: Logs) -> Result<Launch, Failure> {
     let environment = |error: anyhow::Error| Failure::new(ExitCode::Environment, error);
     let memory = SharedMemory::create("cordee-ranks").map_err(|error| environment(error.into()))?;
     let memory = memory
@@ -62,7 +69,7 @@ pub(crate) fn start_until(
     if devices::workers_per_gpu()? > 1 {
         variables.push(("NCCL_MULTI_RANK_GPU_ENABLE".into(), "1".into()));
     }
-    let launch = Launch {
+    Ok(Launch {
         program: program.path,
         arguments: vec!["worker".into()],
         world_size: job.world_size,
@@ -75,8 +82,10 @@ pub(crate) fn start_until(
         ],
         environment: variables,
         grace: None,
-    };
-    cordee_launch::run(&launch, observer, stop).map_err(|error| environment(error.into()))
+        devices: Vec::new(),
+        pages: None,
+        watch: None,
+    })
 }
 
 /// Requests that signals make from here on.

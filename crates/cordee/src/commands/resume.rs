@@ -81,6 +81,11 @@ impl Course {
         Ok(found.checkpoint)
     }
 
+    /// Steps done before it; none to start at step 0.
+    pub(crate) fn step(&self) -> Option<u64> {
+        self.go_on_after
+    }
+
     /// Takes the course: newer checkpoints are set aside, be they of a course that is left or
     /// damaged, so that no later resume jumps onto them and none is kept in place of a good one.
     pub(crate) fn take(&mut self, run: &RunDir) -> Result<(), Failure> {

@@ -1,31 +1,45 @@
 //! `cordee train`: check everything that can be checked, start the ranks, show what they tell.
 
-use std::{env, io::Write as _, path::Path, thread};
+mod attempts;
+mod board;
+mod ledger;
+mod records;
+mod watching;
+
+use std::{
+    env,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Instant,
+};
 
 use anyhow::{Context, anyhow};
 use cordee_config::{Loaded, Plan};
 use cordee_data::Corpus;
-use cordee_launch::{FailureReport, Outcome};
-use cordee_metrics::{EVENTS_FILE, Event, EventKind, append_event};
+use cordee_launch::Outcome;
 use cordee_protocol::ExitCode;
 use fs_err as fs;
-
-use super::{
-    config::load,
-    prepare::prepare_data,
-    ranks::{self, Logs, Show},
-    resume::Course,
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1},
+    flag::register_conditional_shutdown,
 };
+
+use super::{config::load, prepare::prepare_data, ranks, resume::Course};
 use crate::{
     args::{ConfigArgs, DeviceArg, TrainArgs},
     console::Console,
     devices,
     failure::Failure,
-    job::{Job, Task, TrainTask, threads_per_rank},
-    run_dir::RunDir,
+    job::threads_per_rank,
+    run_dir::{RunDir, replace},
 };
+use attempts::Training;
 
 pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
+    let begun = Instant::now();
     let loaded = load(&with_flags(args))?;
     let mut plan = devices::plan(&loaded)?;
     plan.config
@@ -41,6 +55,9 @@ pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
         return Ok(ExitCode::Done.code());
     }
 
+    let preparing = Arc::new(AtomicBool::new(true));
+    end_on_signals(&preparing)?;
+    let stop = ranks::stop_on_signals()?;
     let mut console = Console::new(args.progress);
     let corpus = prepare_data(&plan, &mut console)?;
     if let Some(rows) = plan.config.model.vocab_size
@@ -76,18 +93,33 @@ pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
         .parallel
         .threads
         .get_or_insert(threads_per_rank(plan.world_size));
-    let job = Job::of(
-        &plan.clone(),
-        Task::Train(TrainTask {
-            plan,
-            corpus: corpus.entry().to_owned(),
-            run_dir: run.path().to_owned(),
-            resume: course.checkpoint,
-            last_step,
-            warnings: course.warnings,
-        }),
-    );
-    launch(&job, &run, attempt, console)
+    let training = Training {
+        run: &run,
+        plan: &plan,
+        corpus: &corpus,
+        last_step,
+        stop,
+        begun,
+    };
+    preparing.store(false, Ordering::Relaxed);
+    training.attempts(course, attempt, console)
+}
+
+/// Ends the program at once if it is asked to stop while `preparing` is true: there is nothing to save.
+fn end_on_signals(preparing: &Arc<AtomicBool>) -> Result<(), Failure> {
+    let interrupted = i32::from(Outcome::Interrupted.exit_code());
+    let requeue = i32::from(ExitCode::Requeue.code());
+    for (signal, code) in [
+        (SIGINT, interrupted),
+        (SIGTERM, requeue),
+        (SIGUSR1, requeue),
+        (SIGHUP, requeue),
+    ] {
+        register_conditional_shutdown(signal, code, Arc::clone(preparing))
+            .context("catching signals")
+            .map_err(|error| Failure::new(ExitCode::Environment, error))?;
+    }
+    Ok(())
 }
 
 /// A flag is one more `--set`, so that there is one way by which values change.
@@ -163,16 +195,6 @@ fn write_run_dir(
         .map_err(|error| Failure::new(ExitCode::Environment, error))
 }
 
-/// Writes a file whole or not at all: a resumed run has one already, and must not lose it.
-fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = fs::File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    Ok(())
-}
-
 /// Facts of the machine and the program that a result may be questioned about later.
 fn environment(plan: &Plan, attempt: usize) -> anyhow::Result<String> {
     let uname = rustix::system::uname();
@@ -191,50 +213,4 @@ fn environment(plan: &Plan, attempt: usize) -> anyhow::Result<String> {
         "command": env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect::<Vec<_>>(),
     });
     Ok(format!("{}\n", serde_json::to_string_pretty(&facts)?))
-}
-
-fn launch(job: &Job, run: &RunDir, attempt: usize, console: Console) -> Result<u8, Failure> {
-    let name = run.path().file_name().unwrap_or_default();
-    let logs = Logs {
-        dir: run.logs(),
-        attempt,
-    };
-    let mut show = Show(console);
-    let outcome = ranks::start(job, &name.to_string_lossy(), logs, &mut show);
-    let mut console = show.0;
-    console.finish();
-    match outcome? {
-        Outcome::Done => Ok(ExitCode::Done.code()),
-        Outcome::Stopped => {
-            console.note("stopped on request; go on with --resume");
-            Ok(ExitCode::Requeue.code())
-        }
-        Outcome::Interrupted => Err(Failure::with_code(
-            Outcome::Interrupted.exit_code(),
-            anyhow!("interrupted at once; steps since the last checkpoint are lost"),
-        )
-        .with_hint("go on from the last checkpoint with --resume")),
-        Outcome::Failed(report) => {
-            record_failure(run, &report, &mut console);
-            Err(Failure::with_code(
-                report.exit_code,
-                anyhow!("{}", report.render()),
-            ))
-        }
-    }
-}
-
-/// Leaves the verdict in the record of the run. The ranks are gone, and with them who else writes it.
-fn record_failure(run: &RunDir, report: &FailureReport, console: &mut Console) {
-    let failed = EventKind::Failed {
-        rank: report
-            .silent
-            .as_ref()
-            .map_or(report.rank, |silent| silent.rank),
-        reason: report.render(),
-    };
-    let event = Event::now(report.last_step.unwrap_or(0), failed);
-    if let Err(error) = append_event(run.path(), &event) {
-        console.warning(&format!("the failure is not in {EVENTS_FILE}: {error}"));
-    }
 }

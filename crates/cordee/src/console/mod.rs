@@ -250,6 +250,11 @@ impl Console {
         self.screen.show(&style::warning(text));
     }
 
+    /// Shows a failure that does not end the run.
+    pub(crate) fn failure(&mut self, text: &str) {
+        self.screen.show(&style::error(text));
+    }
+
     /// Shows something said in passing.
     pub(crate) fn note(&mut self, text: &str) {
         if self.show != Show::Nothing {

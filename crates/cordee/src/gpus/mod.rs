@@ -8,13 +8,14 @@ use std::{
     path::{Path, PathBuf},
     sync::mpsc::{RecvTimeoutError, channel},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use cordee_config::DeviceKind;
 use nvml_wrapper::{Nvml, error::NvmlError};
 use serde::Serialize;
 
-use crate::libraries::Places;
+use crate::{console::bytes, libraries::Places};
 
 /// The file of the management library, which comes with the driver.
 pub(crate) const LIBRARY: &str = "libnvidia-ml.so.1";
@@ -130,6 +131,53 @@ pub(crate) fn count() -> Result<Option<usize>, NoDriver> {
 pub fn memory() -> Option<u64> {
     let driver = ask(&Places::of_this_process()).ok()?;
     driver.gpus.iter().filter_map(|gpu| gpu.memory_total).min()
+}
+
+/// How much memory of each GPU was in use before a run's ranks started.
+#[derive(Debug)]
+pub(crate) struct MemoryInUse(Option<Vec<u64>>);
+
+/// How long the memory of processes that are gone may take to be free, and how much of it counts as
+/// nothing: what `ft_launcher` of NVIDIA's resiliency extension allows.
+const RECLAIM_PATIENCE: Duration = Duration::from_secs(50);
+const RECLAIM_TOLERANCE: u64 = 512 << 20;
+
+impl MemoryInUse {
+    /// Of now; nothing where ranks compute on the CPU, or the driver does not tell.
+    pub(crate) fn of(device: DeviceKind) -> Self {
+        Self(match device {
+            DeviceKind::Cpu => None,
+            DeviceKind::Cuda => in_use(),
+        })
+    }
+
+    /// Waits until no more is in use than before. What to tell if it stays so, else nothing.
+    pub(crate) fn wait(&self) -> Option<String> {
+        let before = self.0.as_ref()?;
+        let started = Instant::now();
+        loop {
+            let now = in_use()?;
+            let held = before
+                .iter()
+                .zip(&now)
+                .position(|(before, now)| *now > before + RECLAIM_TOLERANCE);
+            let gpu = held?;
+            if started.elapsed() > RECLAIM_PATIENCE {
+                return Some(format!(
+                    "GPU {gpu} has {} in use, {} more than before the run: who holds it is told by nvidia-smi",
+                    bytes(now[gpu]),
+                    bytes(now[gpu] - before[gpu]),
+                ));
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+fn in_use() -> Option<Vec<u64>> {
+    let driver = ask(&Places::of_this_process()).ok()?;
+    let used = |gpu: &Gpu| gpu.memory_total?.checked_sub(gpu.memory_free?);
+    driver.gpus.iter().map(used).collect()
 }
 
 /// Does something with the library on a thread of its own, and waits no longer than is sensible.

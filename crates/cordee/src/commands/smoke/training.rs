@@ -128,6 +128,7 @@ fn job(work: &Path, device: DeviceKind, ranks: usize) -> Result<Job, Failure> {
             corpus: corpus.entry().to_owned(),
             run_dir: run,
             resume: None,
+            furthest_step: 0,
             last_step: plan.steps,
             warnings: Vec::new(),
             plan,

@@ -1,0 +1,163 @@
+//! `status.json`: how the run stands, kept up to date while ranks run.
+//!
+//! A thread of its own writes it, since a file system that hangs must hold up nobody.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use cordee_launch::{ProcessState, StopRequests};
+use cordee_metrics::{Ledger, RankStatus, RunState, RunStatus, unix_time};
+use cordee_protocol::{CallStatus, StatusPage};
+
+use super::ledger::{Span, Standing, ledger};
+
+/// How often the status is written.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long the last one may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is known of an attempt before its ranks are there.
+#[derive(Clone, Debug)]
+pub(super) struct Attempt {
+    pub(super) run_dir: PathBuf,
+    pub(super) number: usize,
+    pub(super) steps: u64,
+    pub(super) host: String,
+    pub(super) devices: Vec<String>,
+    pub(super) pages: Vec<StatusPage>,
+    pub(super) before: Duration,
+    pub(super) after_failure: bool,
+    pub(super) stop: StopRequests,
+}
+
+/// Keeps `status.json` up to date.
+#[derive(Debug)]
+pub(super) struct Board {
+    attempt: Attempt,
+    spawned: Instant,
+    pids: Mutex<Vec<u32>>,
+    orders: Mutex<Option<Sender<Last>>>,
+}
+
+/// The last status, and who waits for it to be written.
+type Last = (RunStatus, Sender<()>);
+
+impl Board {
+    /// Of an attempt whose ranks are about to start.
+    pub(super) fn new(attempt: Attempt) -> Self {
+        Self {
+            attempt,
+            spawned: Instant::now(),
+            pids: Mutex::default(),
+            orders: Mutex::default(),
+        }
+    }
+
+    /// Takes note of a rank that was started; the last one starts the writing.
+    pub(super) fn started(self: &Arc<Self>, pid: u32) {
+        let mut pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
+        pids.push(pid);
+        if pids.len() < self.attempt.pages.len() {
+            return;
+        }
+        drop(pids);
+        let (sender, orders) = channel();
+        let board = Arc::clone(self);
+        let writer = thread::Builder::new().name("status".to_owned());
+        // Without the thread there is no status, and training goes on.
+        if writer.spawn(move || board.write(&orders)).is_ok() {
+            *self.orders.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        }
+    }
+
+    /// The processes of the ranks.
+    pub(super) fn pids(&self) -> Vec<u32> {
+        let pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
+        pids.clone()
+    }
+
+    /// Where the time has gone, for an attempt that stands so.
+    pub(super) fn ledger(&self, standing: Standing) -> Ledger {
+        let span = Span {
+            before: self.attempt.before,
+            of_ranks: self.spawned.elapsed(),
+            after_failure: self.attempt.after_failure,
+        };
+        ledger(&self.attempt.pages[0].read(), span, standing)
+    }
+
+    /// Writes the last status of the attempt, and waits for it no longer than is sensible.
+    pub(super) fn finish(&self, state: RunState, ledger: Ledger) {
+        let sender = self
+            .orders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(sender) = sender else { return };
+        let (written, answer) = channel();
+        if sender.send((self.status(state, ledger), written)).is_ok() {
+            let _ = answer.recv_timeout(PATIENCE);
+        }
+    }
+
+    fn write(&self, orders: &Receiver<Last>) {
+        let now = || {
+            let stopping = self.attempt.stop.count() > 0;
+            let state = if stopping {
+                RunState::Stopping
+            } else {
+                RunState::Running
+            };
+            self.status(state, self.ledger(Standing::Running))
+        };
+        loop {
+            // A disk that is full is told of by others.
+            let _ = now().write(&self.attempt.run_dir);
+            match orders.recv_timeout(EVERY) {
+                Ok((status, written)) => {
+                    let _ = status.write(&self.attempt.run_dir);
+                    let _ = written.send(());
+                    return;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn status(&self, state: RunState, ledger: Ledger) -> RunStatus {
+        let pids = self.pids();
+        let rank = |(rank, page): (usize, &StatusPage)| {
+            let (pid, status) = (pids[rank], page.read());
+            let waits_in = status.call.filter(CallStatus::is_under_way);
+            RankStatus {
+                rank,
+                pid,
+                device: self.attempt.devices.get(rank).cloned(),
+                process: ProcessState::of(pid).to_string(),
+                phase: status.phase.to_string(),
+                step: status.step,
+                phase_s: status.phase_for.as_secs_f64(),
+                quiet_s: status.quiet_for.as_secs_f64(),
+                waits_in: waits_in.map(|call| call.to_string()),
+            }
+        };
+        RunStatus {
+            time: unix_time(),
+            host: self.attempt.host.clone(),
+            launcher_pid: std::process::id(),
+            attempt: self.attempt.number,
+            state,
+            steps: self.attempt.steps,
+            ranks: self.attempt.pages.iter().enumerate().map(rank).collect(),
+            ledger,
+        }
+    }
+}
