@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use anstream::AutoStream;
 use anstream::adapter::strip_str;
-use cordee_protocol::{Failure, StepProgress, WorkerMessage};
+use cordee_protocol::{Banner, Failure, StepProgress, WorkerMessage};
 use indicatif::ProgressDrawTarget;
 
 pub use self::numbers::bytes;
@@ -67,6 +67,8 @@ pub struct Console {
     stage: Option<(String, Instant)>,
     /// The rank whose panic was begun; its next line says why.
     panicking: Option<usize>,
+    /// The banner of the attempt at hand.
+    banner: Option<Banner>,
 }
 
 impl Console {
@@ -89,6 +91,7 @@ impl Console {
             repeats,
             stage: None,
             panicking: None,
+            banner: None,
         }
     }
 
@@ -116,7 +119,9 @@ impl Console {
             WorkerMessage::Banner(banner) => {
                 self.screen.remove_bar();
                 self.pace = Pace::default();
-                self.screen.show(&format!("{}\n", lines::banner(banner)));
+                let shown = self.banner.replace(banner.clone());
+                let news = shown.map_or_else(|| banner.clone(), |shown| news(banner, &shown));
+                self.screen.show(&format!("{}\n", lines::banner(&news)));
                 if self.show == Show::Bar {
                     self.screen.start_bar(banner.first_step, banner.last_step);
                 }
@@ -309,6 +314,13 @@ fn shown(mode: ProgressMode, terminal: bool) -> Show {
         ProgressMode::Json => Show::Json,
         ProgressMode::None => Show::Nothing,
     }
+}
+
+/// What a banner says that the one before it did not: after a restart little is new.
+fn news(banner: &Banner, before: &Banner) -> Banner {
+    let mut news = banner.clone();
+    news.lines.retain(|line| !before.lines.contains(line));
+    news
 }
 
 /// Whether a line of a log is one that people look for first.

@@ -130,6 +130,19 @@ impl Fixture {
         lines(&self.path(run).join("events.jsonl"))
     }
 
+    /// What the launcher wrote down of the attempts at a run: those that ended.
+    pub(crate) fn attempts(&self, run: &str) -> Vec<Value> {
+        let mut records = lines(&self.path(run).join("attempts.jsonl"));
+        records.retain(|record| record["event"] == "ended");
+        records
+    }
+
+    /// How a run stands.
+    pub(crate) fn status(&self, run: &str) -> Value {
+        let text = fs::read(self.path(run).join("status.json")).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    }
+
     /// The losses of a run, step by step.
     pub(crate) fn losses(&self, run: &str) -> Vec<f64> {
         self.steps(run)

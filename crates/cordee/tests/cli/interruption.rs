@@ -43,11 +43,19 @@ fn assert_gone(workers: &[Pid]) {
     }
 }
 
-const LONG: [&str; 4] = ["--set", "train.steps=100000", "--set", "checkpoint.every=0"];
+/// Long enough to be interrupted, and ended by its first failure.
+const LONG: [&str; 6] = [
+    "--set",
+    "train.steps=100000",
+    "--set",
+    "checkpoint.every=0",
+    "--set",
+    "launch.max_restarts=0",
+];
 
 #[test]
 fn a_request_to_stop_ends_at_a_step_with_a_checkpoint() {
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::USR1] {
         let fixture = Fixture::new();
         let child = fixture.start("run", &LONG);
         fixture.wait_for_step("run", 5);

@@ -16,4 +16,5 @@ mod output;
 mod plan;
 mod resume;
 mod smoke;
+mod survival;
 mod verify;
