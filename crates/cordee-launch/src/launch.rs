@@ -19,10 +19,13 @@ use rustix::thread::gettid;
 use crate::deaths::Deaths;
 use crate::log::{self, RankLog};
 use crate::notice::{Inlet, Notice};
+use crate::orphans::Orphans;
 use crate::out_of_memory::OutOfMemoryKills;
+use crate::process::Identity;
 use crate::reader::Reader;
-use crate::spawn::{open_descriptors, spawn};
+use crate::spawn::{Provision, open_descriptors, spawn};
 use crate::supervise::{Event, Member, Supervisor};
+use crate::worker_group::{WorkerGroups, clear_leftovers};
 use crate::{LaunchError, Observer, Outcome, StopRequests, threads};
 
 /// What to start on this node.
@@ -64,8 +67,10 @@ pub struct Launch {
 /// - No worker is left when this returns, except one that the kernel cannot kill; the report
 ///   names it.
 ///
-/// Every worker leads a process group of its own. What it starts within that group is killed
-/// when the worker ends.
+/// Every worker leads a process group of its own and, where the system lets us make one, is in a
+/// control group of its own. What it starts within them is killed when the worker ends; what left
+/// the process group and lost its parent, when the last worker has ended. See
+/// [`Observer::remark`] for what is not possible on a machine.
 pub fn run(
     launch: &Launch,
     observer: &mut dyn Observer,
@@ -88,6 +93,9 @@ pub fn run(
     let supervision = Supervision::start(launch, &inlet, stop)?;
     for (rank, pid) in supervision.pids.iter().enumerate() {
         observer.started(rank, pid.as_raw_nonzero().get().unsigned_abs());
+    }
+    for remark in &supervision.remarks {
+        observer.remark(remark);
     }
     loop {
         match inlet.next() {
@@ -120,6 +128,7 @@ pub fn run(
 /// an observer that panics leaves none behind.
 struct Supervision {
     pids: Vec<Pid>,
+    remarks: Vec<String>,
     events: Sender<Event>,
     supervisor: Option<JoinHandle<()>>,
     stop: StopRequests,
@@ -132,9 +141,11 @@ impl Supervision {
         let out_of_memory = OutOfMemoryKills::watch();
         let started = Instant::now();
         let (events, received) = channel();
-        let members = start_members(launch, inlet, &events)?;
+        let (mut orphans, mut remarks) = prepare();
+        let members = start_members(launch, inlet, &events, &mut orphans, &mut remarks)?;
         let mut supervision = Self {
             pids: members.iter().map(Member::pid).collect(),
+            remarks,
             events,
             supervisor: None,
             stop: stop.clone(),
@@ -150,6 +161,7 @@ impl Supervision {
             started,
             host: uname().nodename().to_string_lossy().into_owned(),
             out_of_memory,
+            orphans,
         };
         let notices = inlet.sender();
         let supervise = move || {
@@ -189,12 +201,34 @@ impl Drop for Supervision {
     }
 }
 
+/// Defence against processes that outlive their run, as far as this machine allows it.
+fn prepare() -> (Orphans, Vec<String>) {
+    let mut remarks = Vec::new();
+    let Some(identity) = Identity::own() else {
+        remarks.push(
+            "what workers start is not followed: /proc is not that of this process".to_owned(),
+        );
+        return (Orphans::adopt(None, None), remarks);
+    };
+    let leftovers = clear_leftovers(&identity);
+    remarks.extend(leftovers.remark());
+    let groups = WorkerGroups::create(&identity)
+        .map_err(|why| {
+            remarks.push(format!("workers get no control groups of their own: {why}"));
+        })
+        .ok();
+    (Orphans::adopt(Some(identity), groups), remarks)
+}
+
 fn start_members(
     launch: &Launch,
     inlet: &Inlet,
     events: &Sender<Event>,
+    orphans: &mut Orphans,
+    remarks: &mut Vec<String>,
 ) -> Result<Vec<Member>, LaunchError> {
     let foreign = open_descriptors();
+    let identity = Identity::own();
     let mut members = Vec::with_capacity(launch.world_size);
     let mut deaths = Deaths::new();
     for rank in 0..launch.world_size {
@@ -202,8 +236,19 @@ fn start_members(
         let log = open_log(&path, launch.attempt)?;
         let resource = |what| move |source| LaunchError::Resource { what, rank, source };
         let (alive, lifeline) = pipe().map_err(resource("a pipe"))?;
-        let (child, pipes) = spawn(launch, rank, &foreign)?;
-        let member = Member::new(child, path);
+        let group = orphans.groups().and_then(|groups| groups.group(rank).ok());
+        let provision = Provision {
+            foreign: &foreign,
+            mark: identity.map(|identity| format!("{identity}/{rank}")),
+            entrance: group.as_ref().and_then(|group| group.entrance().ok()),
+        };
+        let (child, pipes) = spawn(launch, rank, &provision)?;
+        orphans.add_worker(child.id());
+        let group = group.filter(|group| group.holds(child.id()));
+        if orphans.groups().is_some() && group.is_none() {
+            remarks.push(format!("rank {rank} could not enter a control group"));
+        }
+        let member = Member::new(child, path, group);
         deaths.add(member.pid(), lifeline);
         members.push(member);
         let reader = Reader::new(pipes, alive, log, inlet.outlet(rank));

@@ -6,7 +6,8 @@
 //!   the launcher killed, are listed but never as the cause.
 //! - What a worker printed is in its log file line by line, however the worker, the launcher or the
 //!   terminal fares.
-//! - No worker outlives the launcher, and none is left as a zombie.
+//! - No worker outlives the launcher, and none is left as a zombie. What workers started is killed with
+//!   them, as far as the machine lets us see it.
 //! - Neither a slow terminal nor a paused one holds up a worker, a stop request or the supervision.
 //!
 //! It must not know what a worker computes: any program that reads torchrun's variables can be
@@ -28,13 +29,16 @@
 mod deaths;
 mod ending;
 mod error;
+mod hierarchy;
 mod launch;
 mod lines;
 mod log;
 mod notice;
 mod observer;
+mod orphans;
 mod out_of_memory;
 mod outcome;
+mod process;
 mod reader;
 mod report;
 #[expect(
@@ -46,6 +50,7 @@ mod stop;
 mod supervise;
 mod threads;
 mod verdict;
+mod worker_group;
 
 pub use ending::{Ending, Fate};
 pub use error::LaunchError;

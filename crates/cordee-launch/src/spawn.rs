@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use cordee_protocol::{WorkerEnvironment, names};
+use fs_err::File;
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
 
@@ -19,13 +20,24 @@ pub(crate) struct Pipes {
     pub(crate) messages: PipeReader,
 }
 
-/// Starts the worker of a rank; `foreign` are descriptors that must not reach it.
+/// What the launcher has ready for a worker.
+#[derive(Debug)]
+pub(crate) struct Provision<'a> {
+    /// Descriptors that must not reach it.
+    pub(crate) foreign: &'a [RawFd],
+    /// What [`names::LAUNCHER`] is to say.
+    pub(crate) mark: Option<String>,
+    /// The door to its control group.
+    pub(crate) entrance: Option<File>,
+}
+
+/// Starts the worker of a rank.
 ///
 /// Must run on the main thread: the kernel kills the worker when the *thread* that started it ends.
 pub(crate) fn spawn(
     launch: &Launch,
     rank: usize,
-    foreign: &[RawFd],
+    provision: &Provision<'_>,
 ) -> Result<(Child, Pipes), LaunchError> {
     let new_pipe = || {
         pipe().map_err(|source| LaunchError::Resource {
@@ -50,6 +62,7 @@ pub(crate) fn spawn(
                 .iter()
                 .map(|(name, fd)| (name, fd.as_raw_fd().to_string())),
         )
+        .envs(provision.mark.iter().map(|mark| (names::LAUNCHER, mark)))
         .env(names::MESSAGE_FD, messages_end.as_raw_fd().to_string())
         .stdin(Stdio::null())
         .stdout(stdout_end)
@@ -64,9 +77,13 @@ pub(crate) fn spawn(
         .map(|(_, fd)| fd.as_raw_fd())
         .chain([messages_end.as_raw_fd()])
         .collect();
-    let foreign = foreign.to_vec();
-    let launcher = getpid();
-    let prepare = move || prepare_child(launcher, &foreign, &inherited);
+    let preparation = Preparation {
+        launcher: getpid(),
+        entrance: provision.entrance.as_ref().map(AsRawFd::as_raw_fd),
+        foreign: provision.foreign.to_vec(),
+        inherited,
+    };
+    let prepare = move || preparation.run();
     // SAFETY: `prepare` runs in the forked child, where only async-signal-safe things are allowed. It
     // makes system calls through rustix, which issues them directly, on memory allocated before the
     // fork; it takes no lock, allocates nothing, and its errors are plain numbers.
@@ -88,22 +105,38 @@ pub(crate) fn spawn(
     ))
 }
 
-/// Runs in the child before exec.
-fn prepare_child(launcher: Pid, foreign: &[RawFd], inherited: &[RawFd]) -> io::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    // Had the launcher died before the line above, the signal would never come. The parent is
-    // compared and not tested for pid 1, because in a container the launcher itself may be pid 1.
-    if getppid() != Some(launcher) {
-        return Err(Errno::SRCH.into());
+/// What a child does before exec.
+#[derive(Debug)]
+struct Preparation {
+    launcher: Pid,
+    entrance: Option<RawFd>,
+    foreign: Vec<RawFd>,
+    inherited: Vec<RawFd>,
+}
+
+impl Preparation {
+    fn run(&self) -> io::Result<()> {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // Had the launcher died before the line above, the signal would never come. The parent is
+        // compared and not tested for pid 1, because in a container the launcher itself may be pid 1.
+        if getppid() != Some(self.launcher) {
+            return Err(Errno::SRCH.into());
+        }
+        if let Some(entrance) = self.entrance {
+            // SAFETY: the descriptor is open in the launcher until the child has been started. The
+            // launcher sees whether the child got in; a training run needs no control group.
+            let entrance = unsafe { BorrowedFd::borrow_raw(entrance) };
+            let _ = rustix::io::write(entrance, b"0");
+        }
+        for &fd in &self.foreign {
+            // One that was closed in the meantime needs no flag.
+            let _ = set_close_on_exec(fd, FdFlags::CLOEXEC);
+        }
+        for &fd in &self.inherited {
+            set_close_on_exec(fd, FdFlags::empty())?;
+        }
+        Ok(())
     }
-    for &fd in foreign {
-        // One that was closed in the meantime needs no flag.
-        let _ = set_close_on_exec(fd, FdFlags::CLOEXEC);
-    }
-    for &fd in inherited {
-        set_close_on_exec(fd, FdFlags::empty())?;
-    }
-    Ok(())
 }
 
 fn set_close_on_exec(fd: RawFd, flags: FdFlags) -> io::Result<()> {

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::notice::Notice;
+use crate::orphans::{Orphans, REAP_EVERY};
 use crate::out_of_memory::OutOfMemoryKills;
 use crate::reader::LastWords;
 use crate::verdict::{Suspect, culprit};
+use crate::worker_group::WorkerGroup;
 use crate::{Ending, FailureReport, Fate, OtherRank, Outcome, SilentRank, StopRequests};
 
 /// From the first failure to the kill of the others: near-simultaneous failures tell what happened.
@@ -46,6 +48,9 @@ pub(crate) struct Member {
     child: Child,
     pid: Pid,
     log: PathBuf,
+    group: Option<WorkerGroup>,
+    /// Processes that it had started and that still ran when it had ended.
+    left: usize,
     ended: Option<Ended>,
     words: Option<LastWords>,
     killed: bool,
@@ -64,12 +69,14 @@ struct Ended {
 }
 
 impl Member {
-    pub(crate) fn new(child: Child, log: PathBuf) -> Self {
+    pub(crate) fn new(child: Child, log: PathBuf, group: Option<WorkerGroup>) -> Self {
         let pid = Pid::from_child(&child);
         Self {
             child,
             pid,
             log,
+            group,
+            left: 0,
             ended: None,
             words: None,
             killed: false,
@@ -92,14 +99,22 @@ impl Member {
     fn kill(&mut self) {
         if self.ended.is_none() {
             self.killed = true;
-            let _ = kill_process_group(self.pid, Signal::KILL);
+            self.kill_started();
+        }
+    }
+
+    /// Kills the worker, if it still runs, and what it started.
+    fn kill_started(&self) {
+        let _ = kill_process_group(self.pid, Signal::KILL);
+        if let Some(group) = &self.group {
+            group.kill();
         }
     }
 
     /// Collects the ending of a process that ended. What it started goes first: as long as it is not
     /// reaped, no other group can have its number.
     fn reap(&mut self) -> Ending {
-        let _ = kill_process_group(self.pid, Signal::KILL);
+        self.kill_started();
         self.child
             .wait()
             .map_or(Ending::Unknown, Ending::from_status)
@@ -136,6 +151,8 @@ pub(crate) struct Supervisor {
     pub(crate) started: Instant,
     pub(crate) host: String,
     pub(crate) out_of_memory: Option<OutOfMemoryKills>,
+    /// Last, since dropping them takes that all workers have ended.
+    pub(crate) orphans: Orphans,
 }
 
 /// How far a stop on request has come.
@@ -156,6 +173,7 @@ impl Supervisor {
         self.watch(&mut stopping);
         self.members.iter_mut().for_each(Member::kill);
         self.collect();
+        self.orphans.sweep();
         self.outcome(stopping)
     }
 
@@ -235,17 +253,16 @@ impl Supervisor {
     }
 
     /// The next event, or `None` at the deadline.
-    fn next(&self, deadline: Option<Instant>) -> Option<Event> {
-        let Some(deadline) = deadline else {
-            return Some(self.events.recv().unwrap_or(Event::Abandoned));
-        };
-        match self
-            .events
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        {
-            Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(Event::Abandoned),
+    fn next(&mut self, deadline: Option<Instant>) -> Option<Event> {
+        loop {
+            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+            let wait = left.map_or(REAP_EVERY, |left| left.min(REAP_EVERY));
+            match self.events.recv_timeout(wait) {
+                Ok(event) => return Some(event),
+                Err(RecvTimeoutError::Timeout) if left == Some(wait) => return None,
+                Err(RecvTimeoutError::Timeout) => self.orphans.reap(),
+                Err(RecvTimeoutError::Disconnected) => return Some(Event::Abandoned),
+            }
         }
     }
 
@@ -256,6 +273,11 @@ impl Supervisor {
             .filter(|member| member.ended.is_some())
             .count();
         let member = &mut self.members[rank];
+        member.left = self.orphans.left_by(rank);
+        if let Some(group) = &member.group {
+            // A zombie is not counted; what came in by a way that we do not see, is.
+            member.left = member.left.max(group.processes());
+        }
         let ending = member.reap();
         let by_launcher = member.killed && ending.is_signal(9);
         // A worker that dies of the request to stop had no handler yet. That is no fault, but it

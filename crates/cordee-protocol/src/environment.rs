@@ -24,6 +24,8 @@ pub mod names {
     pub const SHARED_MEMORY_FD: &str = "CORDEE_SHARED_MEMORY_FD";
     /// File descriptor of the memory that holds what a worker is to do.
     pub const JOB_FD: &str = "CORDEE_JOB_FD";
+    /// Which launcher started a process or one that it comes from, and as which rank.
+    pub const LAUNCHER: &str = "CORDEE_LAUNCHER";
     /// File descriptor on which a worker tells its launcher what happens, one JSON object a line.
     pub const MESSAGE_FD: &str = "CORDEE_MESSAGE_FD";
 }

@@ -11,6 +11,7 @@
 )]
 
 mod failures;
+mod orphans;
 mod output;
 mod processes;
 mod stage;
@@ -28,7 +29,9 @@ fn main() -> ExitCode {
     let first = arguments.next();
     match first.as_deref() {
         Some("--as-worker") => return ExitCode::from(worker::main(&arguments.collect::<Vec<_>>())),
-        Some("--as-launcher") => return processes::launcher(&arguments.next().unwrap()),
+        Some("--as-launcher") => {
+            return processes::launcher(&arguments.next().unwrap(), &arguments.next().unwrap());
+        }
         _ => {}
     }
     // Of the standard harness's arguments only names are understood: a test runs if one is part of its own.
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         .collect();
     let tests = [
         failures::TESTS,
+        orphans::TESTS,
         output::TESTS,
         processes::TESTS,
         stopping::TESTS,

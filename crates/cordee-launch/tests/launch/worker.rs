@@ -49,6 +49,11 @@ fn act(part: &str) -> u8 {
             "await" => {
                 read_pid(&directory().join(format!("ready-{value}")));
             }
+            "leave" => leave_child(value),
+            "await-end" => {
+                let pid = read_pid(&directory().join(value));
+                wait_until("what another rank left has ended", || !is_running(pid));
+            }
             "after" => {
                 let pid = read_pid(&directory().join(format!("ready-{value}")));
                 wait_until("the other rank has ended", || !is_running(pid));
@@ -199,13 +204,26 @@ fn leave_child(place: &str) {
         sleep(Duration::from_millis(1));
     }
     println!("last words");
-    assert!(child.try_wait().unwrap().is_none());
+    assert_eq!(child.try_wait().unwrap().is_some(), place == "outside");
 }
 
-/// Prints for ever, in the worker's group or in a session of its own.
+/// Prints for ever, in the worker's group, in a session of its own, or with a parent of its own too and
+/// in the control group that the launcher is in.
 fn linger(place: &str) {
-    if place == "session" {
+    if place == "outside" {
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--as-worker", "linger", "escaped"]);
+        #[expect(clippy::zombie_processes, reason = "its parent ends first")]
+        again.spawn().unwrap();
+        return;
+    }
+    if place != "group" {
         setsid().unwrap();
+    }
+    if place == "escaped" {
+        // Where that is not allowed there was no group of its own either.
+        let _ = std::fs::write("/sys/fs/cgroup/unified/cgroup.procs", "0");
+        let _ = std::fs::write("/sys/fs/cgroup/cgroup.procs", "0");
     }
     write_pid("linger.new");
     std::fs::rename(directory().join("linger.new"), directory().join("linger")).unwrap();
