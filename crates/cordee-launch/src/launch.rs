@@ -26,7 +26,7 @@ use crate::reader::Reader;
 use crate::spawn::{Provision, open_descriptors, spawn};
 use crate::supervise::{Event, Member, Supervisor};
 use crate::worker_group::{WorkerGroups, clear_leftovers};
-use crate::{LaunchError, Observer, Outcome, StopRequests, threads};
+use crate::{LaunchError, Observer, Outcome, Placement, StopRequests, threads};
 
 /// What to start on this node.
 #[derive(Debug)]
@@ -48,6 +48,13 @@ pub struct Launch {
     pub inherit: Vec<(&'static str, OwnedFd)>,
     /// Environment variables on top of our own environment and the rank's variables.
     pub environment: Vec<(OsString, OsString)>,
+    /// Where each rank runs, by rank. A rank that has none here runs where the launcher does.
+    pub placement: Vec<Option<Placement>>,
+    /// Host and port where ranks meet over the network, for programs that need one; `None` where they
+    /// meet in shared memory alone, and then the port is 0.
+    pub master: Option<(String, u16)>,
+    /// How often the run may be restarted, for workers that ask.
+    pub max_restarts: usize,
     /// How long workers may take to stop after the first request before they are killed; `None` for
     /// as long as it takes.
     pub grace: Option<Duration>,

@@ -9,8 +9,9 @@ use cordee_protocol::{WorkerEnvironment, names};
 use fs_err::File;
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::{Launch, LaunchError};
+use crate::{Launch, LaunchError, Placement};
 
 /// Our ends of a worker's pipes.
 #[derive(Debug)]
@@ -54,7 +55,7 @@ pub(crate) fn spawn(
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.arguments)
-        .envs(WorkerEnvironment::single_node(rank, launch.world_size, &launch.run_id).variables())
+        .envs(worker_environment(launch, rank).variables())
         .envs(launch.environment.iter().map(|(name, value)| (name, value)))
         .envs(
             launch
@@ -77,11 +78,14 @@ pub(crate) fn spawn(
         .map(|(_, fd)| fd.as_raw_fd())
         .chain([messages_end.as_raw_fd()])
         .collect();
+    let placement = launch.placement.get(rank).and_then(Option::as_ref);
     let preparation = Preparation {
         launcher: getpid(),
         entrance: provision.entrance.as_ref().map(AsRawFd::as_raw_fd),
         foreign: provision.foreign.to_vec(),
         inherited,
+        cpus: placement.and_then(Placement::cpu_set),
+        memory: placement.and_then(Placement::node_mask),
     };
     let prepare = move || preparation.run();
     // SAFETY: `prepare` runs in the forked child, where only async-signal-safe things are allowed. It
@@ -112,6 +116,9 @@ struct Preparation {
     entrance: Option<RawFd>,
     foreign: Vec<RawFd>,
     inherited: Vec<RawFd>,
+    cpus: Option<CpuSet>,
+    /// One bit a NUMA node.
+    memory: Option<Vec<usize>>,
 }
 
 impl Preparation {
@@ -128,6 +135,13 @@ impl Preparation {
             let entrance = unsafe { BorrowedFd::borrow_raw(entrance) };
             let _ = rustix::io::write(entrance, b"0");
         }
+        if let Some(cpus) = &self.cpus {
+            sched_setaffinity(None, cpus)?;
+        }
+        if let Some(nodes) = &self.memory {
+            // Containers often forbid it. Memory from elsewhere is slower and nothing worse.
+            prefer_memory(nodes);
+        }
         for &fd in &self.foreign {
             // One that was closed in the meantime needs no flag.
             let _ = set_close_on_exec(fd, FdFlags::CLOEXEC);
@@ -137,6 +151,34 @@ impl Preparation {
         }
         Ok(())
     }
+}
+
+/// Who a worker of this launch is.
+fn worker_environment(launch: &Launch, rank: usize) -> WorkerEnvironment {
+    let mut environment = WorkerEnvironment::single_node(rank, launch.world_size, &launch.run_id);
+    environment.restart_count = launch.attempt.saturating_sub(1);
+    environment.max_restarts = launch.max_restarts;
+    if let Some((host, port)) = &launch.master {
+        environment.master_addr.clone_from(host);
+        environment.master_port = *port;
+    }
+    environment
+}
+
+/// Asks for memory from these nodes while they have some, for this process and what it starts
+/// (`set_mempolicy(2)`, for which rustix has no function).
+fn prefer_memory(nodes: &[usize]) {
+    // The kernel takes one bit less than it is told.
+    let bits = nodes.len() * usize::BITS as usize + 1;
+    // SAFETY: the call reads `bits - 1` bits from `nodes`, which has them, and keeps no pointer.
+    let _ = unsafe {
+        libc::syscall(
+            libc::SYS_set_mempolicy,
+            libc::MPOL_PREFERRED,
+            nodes.as_ptr(),
+            bits,
+        )
+    };
 }
 
 fn set_close_on_exec(fd: RawFd, flags: FdFlags) -> io::Result<()> {

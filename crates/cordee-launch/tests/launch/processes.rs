@@ -7,11 +7,14 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use cordee_launch::{LaunchError, Observer, Outcome, StopRequests, Stream, run};
+use cordee_launch::{
+    LaunchError, Observer, Outcome, Placement, StopRequests, Stream, allowed_cpus, cpu_list, run,
+};
 use cordee_protocol::{WorkerMessage, names};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::Test;
+use crate::orphans::skip;
 use crate::stage::{
     Recorder, Stage, failed, is_running, launch_in, leaving_nothing, read_pid, wait_until,
 };
@@ -20,6 +23,14 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "processes::each_rank_knows_who_it_is",
         each_rank_knows_who_it_is,
+    ),
+    (
+        "processes::a_placed_rank_runs_where_it_should",
+        a_placed_rank_runs_where_it_should,
+    ),
+    (
+        "processes::memory_comes_from_the_node_that_is_asked_for",
+        memory_comes_from_the_node_that_is_asked_for,
     ),
     (
         "processes::only_meant_descriptors_reach_a_worker",
@@ -61,6 +72,9 @@ fn each_rank_knows_who_it_is() {
         .launch
         .environment
         .push(("NCCL_DEBUG".into(), "WARN".into()));
+    stage.launch.attempt = 3;
+    stage.launch.max_restarts = 5;
+    stage.launch.master = Some(("10.0.0.7".to_owned(), 29_871));
     let (outcome, recorder) = stage.run();
     assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
     for rank in 0..3 {
@@ -72,9 +86,15 @@ fn each_rank_knows_who_it_is() {
             (names::WORLD_SIZE, "3"),
             (names::LOCAL_WORLD_SIZE, "3"),
             (names::GROUP_RANK, "0"),
-            (names::MASTER_ADDR, "127.0.0.1"),
-            (names::MASTER_PORT, "0"),
-            (names::RESTART_COUNT, "0"),
+            (names::GROUP_WORLD_SIZE, "1"),
+            (names::ROLE_NAME, "default"),
+            (names::ROLE_RANK, &own),
+            (names::ROLE_WORLD_SIZE, "3"),
+            (names::MASTER_ADDR, "10.0.0.7"),
+            (names::MASTER_PORT, "29871"),
+            (names::RESTART_COUNT, "2"),
+            (names::MAX_RESTARTS, "5"),
+            (names::USE_AGENT_STORE, "False"),
             (names::RUN_ID, "test-run"),
             ("NCCL_DEBUG", "WARN"),
             ("stdin", "/dev/null"),
@@ -91,6 +111,50 @@ fn each_rank_knows_who_it_is() {
                 || lines.iter().any(|line| line.starts_with("PATH="))
         );
     }
+}
+
+fn a_placed_rank_runs_where_it_should() {
+    let allowed = allowed_cpus();
+    let last = *allowed.last().unwrap();
+    let mut stage = Stage::script(2, "grep", "");
+    stage.launch.arguments = ["Cpus_allowed_list", "/proc/self/status"]
+        .map(Into::into)
+        .to_vec();
+    stage.launch.placement = vec![
+        None,
+        Some(Placement {
+            cpus: vec![last],
+            memory_node: None,
+        }),
+    ];
+    let (outcome, recorder) = stage.run();
+    assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+    let line = |rank| recorder.lines_of(rank, Stream::Stdout)[0].replace('\t', " ");
+    assert_eq!(
+        line(0),
+        format!("Cpus_allowed_list: {}", cpu_list(&allowed))
+    );
+    assert_eq!(line(1), format!("Cpus_allowed_list: {last}"));
+}
+
+fn memory_comes_from_the_node_that_is_asked_for() {
+    // Every Linux with NUMA has a node 0; the kernel shows each mapping's policy.
+    let mut stage = Stage::script(1, "head", "");
+    stage.launch.arguments = ["-n1", "/proc/self/numa_maps"].map(Into::into).to_vec();
+    stage.launch.placement = vec![Some(Placement {
+        cpus: Vec::new(),
+        memory_node: Some(0),
+    })];
+    if !Path::new("/proc/self/numa_maps").exists() {
+        return skip("this kernel knows no NUMA");
+    }
+    let (outcome, recorder) = stage.run();
+    assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+    let lines = recorder.lines_of(0, Stream::Stdout);
+    if !lines[0].contains("prefer") {
+        return skip("the policy of memory cannot be set here");
+    }
+    assert!(lines[0].contains(" prefer:0 "), "{lines:?}");
 }
 
 fn only_meant_descriptors_reach_a_worker() {

@@ -126,6 +126,9 @@ pub(crate) fn launch_in(directory: &Path, world_size: usize, behaviour: &[&str])
         log_dir: directory.join("logs"),
         inherit: Vec::new(),
         environment: vec![("TEST_DIRECTORY".into(), directory.into())],
+        placement: Vec::new(),
+        master: None,
+        max_restarts: 0,
         grace: None,
     }
 }

@@ -74,6 +74,9 @@ pub(crate) fn start_until(
             (names::JOB_FD, job.to_fd().map_err(environment)?),
         ],
         environment: variables,
+        placement: Vec::new(),
+        master: None,
+        max_restarts: 0,
         grace: None,
     };
     cordee_launch::run(&launch, observer, stop).map_err(|error| environment(error.into()))
