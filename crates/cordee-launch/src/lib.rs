@@ -26,10 +26,12 @@
 
 #![deny(unsafe_code)]
 
+mod cause;
 mod deaths;
 mod ending;
 mod error;
 mod hierarchy;
+mod last_words;
 mod launch;
 mod lines;
 mod log;
@@ -38,6 +40,7 @@ mod observer;
 mod orphans;
 mod out_of_memory;
 mod outcome;
+mod page;
 mod placement;
 mod process;
 mod reader;
@@ -59,5 +62,5 @@ pub use launch::{Launch, run};
 pub use observer::{Observer, Stream};
 pub use outcome::Outcome;
 pub use placement::{NoPlacement, Placement, allowed_cpus, cpu_list};
-pub use report::{FailureReport, OtherRank, SilentRank};
+pub use report::{FailureReport, OtherRank, Silence, SilentRank};
 pub use stop::StopRequests;

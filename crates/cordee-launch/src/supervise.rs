@@ -14,10 +14,11 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use crate::notice::Notice;
 use crate::orphans::{Orphans, REAP_EVERY};
 use crate::out_of_memory::OutOfMemoryKills;
+use crate::process::Stat;
 use crate::reader::LastWords;
 use crate::verdict::{Suspect, culprit};
 use crate::worker_group::WorkerGroup;
-use crate::{Ending, FailureReport, Fate, OtherRank, Outcome, SilentRank, StopRequests};
+use crate::{Ending, FailureReport, Fate, OtherRank, Outcome, Silence, SilentRank, StopRequests};
 
 /// From the first failure to the kill of the others: near-simultaneous failures tell what happened.
 const WINDOW: Duration = Duration::from_millis(200);
@@ -51,6 +52,8 @@ pub(crate) struct Member {
     group: Option<WorkerGroup>,
     /// Processes that it had started and that still ran when it had ended.
     left: usize,
+    /// What it did when it was killed.
+    state: Option<char>,
     ended: Option<Ended>,
     words: Option<LastWords>,
     killed: bool,
@@ -77,6 +80,7 @@ impl Member {
             log,
             group,
             left: 0,
+            state: None,
             ended: None,
             words: None,
             killed: false,
@@ -99,6 +103,7 @@ impl Member {
     fn kill(&mut self) {
         if self.ended.is_none() {
             self.killed = true;
+            self.state = Stat::of(self.child.id()).map(|stat| stat.state);
             self.kill_started();
         }
     }
@@ -345,15 +350,33 @@ impl Supervisor {
         }
     }
 
-    /// The rank that `suspect` blames, if it had not ended when the launcher killed it.
+    /// The rank that `suspect` blames, or that the one it blames does, if it did not fail itself.
     fn silent(&self, suspect: Suspect<'_>) -> Option<SilentRank> {
-        let rank = suspect.failure?.blames?;
+        let blamed_by = |member: &Member| member.words.as_ref()?.failure.as_ref()?.blames;
+        let mut rank = suspect.failure?.blames?;
+        // Blame may go in a circle.
+        for _ in 0..self.members.len() {
+            match self.members.get(rank).and_then(blamed_by) {
+                Some(next) => rank = next,
+                None => break,
+            }
+        }
         let member = self.members.get(rank)?;
-        let running = member.fate() == Fate::StoppedByLauncher;
-        running.then(|| SilentRank {
+        let silence = match member.fate() {
+            Fate::Ended(ending) if ending.is_orderly() => Silence::Left(ending),
+            Fate::Ended(_) => return None,
+            Fate::Unkillable => Silence::InKernel,
+            Fate::StoppedByLauncher => match member.state {
+                Some('T' | 't') => Silence::Stopped,
+                Some('D') => Silence::InKernel,
+                _ => Silence::Running,
+            },
+        };
+        Some(SilentRank {
             rank,
             pid: member.child.id(),
             log: member.log.clone(),
+            silence,
         })
     }
 
@@ -377,6 +400,7 @@ impl Supervisor {
                 .map_or(0, OutOfMemoryKills::since_start),
             failure: suspect.failure.cloned(),
             silent: self.silent(suspect),
+            left: member.left,
             last_step: self
                 .members
                 .iter()

@@ -16,6 +16,7 @@ mod output;
 mod processes;
 mod stage;
 mod stopping;
+mod texts;
 mod worker;
 
 use std::panic::catch_unwind;
@@ -32,6 +33,9 @@ fn main() -> ExitCode {
         Some("--as-launcher") => {
             return processes::launcher(&arguments.next().unwrap(), &arguments.next().unwrap());
         }
+        Some("--as-limited-launcher") => {
+            return texts::launcher(&arguments.next().unwrap(), &arguments.next().unwrap());
+        }
         _ => {}
     }
     // Of the standard harness's arguments only names are understood: a test runs if one is part of its own.
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         output::TESTS,
         processes::TESTS,
         stopping::TESTS,
+        texts::TESTS,
     ]
     .concat();
     let mut failed = 0;

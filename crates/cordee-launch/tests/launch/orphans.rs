@@ -186,12 +186,16 @@ fn what_a_killed_launcher_left_is_cleared() {
         .arg(place.path())
         .spawn()
         .unwrap();
-    let worker = read_pid(&place.path().join("ready-0"));
+    let workers: Vec<_> = (0..3)
+        .map(|rank| read_pid(&place.path().join(format!("ready-{rank}"))))
+        .collect();
     let orphan = read_pid(&place.path().join("linger"));
     let start = Instant::now();
     launcher.kill().unwrap();
     launcher.wait().unwrap();
-    wait_until("the worker is gone", || !is_running(worker));
+    wait_until("the workers are gone", || {
+        !workers.iter().any(|&pid| is_running(pid))
+    });
     assert!(is_running(orphan), "nobody is there to kill it");
     assert_eq!(groups_left(&directory, launcher.id()), 1);
     let (outcome, recorder) = Stage::new(1, &["exit", "0"]).run();

@@ -1,5 +1,6 @@
 //! The part of the worker: what to do is in the arguments, by rank where it matters.
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::fs::{File, OpenOptions};
 use std::io::{Write, stderr, stdout};
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use cordee_protocol::{Failure, StepProgress, WorkerEnvironment, WorkerMessage, names};
-use rustix::process::{Signal, getpid, kill_process, setsid};
+use rustix::process::{Resource, Rlimit, Signal, getpid, kill_process, setrlimit, setsid};
 
 use crate::stage::{is_running, read_pid, wait_until};
 
@@ -49,6 +50,17 @@ fn act(part: &str) -> u8 {
             "await" => {
                 read_pid(&directory().join(format!("ready-{value}")));
             }
+            "panic" => panic_with(value),
+            "no-core" => setrlimit(
+                Resource::Core,
+                Rlimit {
+                    current: Some(0),
+                    maximum: Some(0),
+                },
+            )
+            .unwrap(),
+            "allocate" => handle_alloc_error(Layout::from_size_align(5 << 30, 64).unwrap()),
+            "devour" => devour(),
             "leave" => leave_child(value),
             "await-end" => {
                 let pid = read_pid(&directory().join(value));
@@ -76,6 +88,27 @@ fn act(part: &str) -> u8 {
         }
     }
     0
+}
+
+/// A panic whose text does not depend on where this file stands.
+fn panic_with(text: &str) -> ! {
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.payload_as_str().unwrap();
+        eprintln!(
+            "\nthread 'main' (77) panicked at src/worker.rs:12:5:\n{text}\nnote: run with \
+             `RUST_BACKTRACE=1` environment variable to display a backtrace"
+        );
+    }));
+    panic!("{text}");
+}
+
+/// Takes memory until it is killed, or has 2 GiB.
+fn devour() {
+    let mut taken = Vec::new();
+    for _ in 0..2048 {
+        taken.push(vec![1_u8; 1 << 20]);
+    }
+    panic!("{} MiB were there", taken.len());
 }
 
 fn wait_for(flag: &AtomicBool) {

@@ -79,7 +79,14 @@ pub(crate) fn start_until(
         max_restarts: 0,
         grace: None,
     };
-    cordee_launch::run(&launch, observer, stop).map_err(|error| environment(error.into()))
+    cordee_launch::run(&launch, observer, stop).map_err(|error| {
+        let hint = error.hint();
+        let failure = environment(error.into());
+        match hint {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
+    })
 }
 
 /// Requests that signals make from here on.
