@@ -7,7 +7,7 @@
 use cordee_protocol::ExitCode;
 
 use crate::ending::signal_name;
-use crate::last_words::{complaint, panic_message, traceback_end};
+use crate::last_words::{complaint, is_reason, panic_message, traceback_end};
 use crate::{Ending, Silence, SilentRank};
 
 /// Cause and next step, as far as they are known.
@@ -46,7 +46,19 @@ pub(crate) fn explain(ending: Ending, out_of_memory_kills: u64, lines: &[String]
         Ending::Killed { signal: 9, .. } => killed(out_of_memory_kills),
         Ending::Killed { signal: 6, .. } => aborted(lines),
         Ending::Killed { signal, .. } => of_signal(signal),
-        Ending::Exited(code) => exited(code, lines),
+        Ending::Exited(code) => {
+            let told = exited(code, lines);
+            if out_of_memory_kills == 0 {
+                return told;
+            }
+            // What is gone may be what it could not do without.
+            let ours = killed(out_of_memory_kills);
+            Explanation {
+                cause: format!("{}; before that, perhaps: {}", told.cause, ours.cause),
+                hint: ours.hint,
+                sure: told.sure,
+            }
+        }
         Ending::Unknown => Explanation::likely(
             "unknown: the system did not say how it ended",
             "whoever started the launcher should not ignore SIGCHLD",
@@ -264,7 +276,11 @@ fn exited(code: i32, lines: &[String]) -> Explanation {
         _ => {}
     }
     match complaint(lines) {
-        Some(line) => sure(line.to_owned()),
+        Some(line) if is_reason(line) || hint_in(line).is_some() => sure(line.to_owned()),
+        Some(line) => Explanation::likely(
+            format!("unknown, perhaps this line of its log: {line}"),
+            own_hint.unwrap_or(ALONE),
+        ),
         None => Explanation::likely(
             if lines.is_empty() { SILENT } else { UNCLEAR },
             own_hint.unwrap_or(ALONE),
@@ -417,6 +433,18 @@ mod tests {
     }
 
     #[test]
+    fn what_the_kernel_killed_may_have_been_needed() {
+        let lines =
+            ["RuntimeError: DataLoader worker (pid 7) is killed by signal: Killed".to_owned()];
+        let told = explain(Ending::Exited(1), 1, &lines);
+        assert_eq!(
+            told.cause,
+            "RuntimeError: DataLoader worker (pid 7) is killed by signal: Killed; before that, perhaps: out of \
+             memory: the kernel's out-of-memory killer ended 1 process of this run"
+        );
+    }
+
+    #[test]
     fn a_shell_passes_on_the_signal_of_its_child() {
         let told = of(Ending::Exited(139), &[]);
         assert!(
@@ -436,5 +464,7 @@ mod tests {
                 .contains("ldd")
         );
         assert_eq!(hint("error: it rained"), ALONE);
+        let told = of(Ending::Exited(1), &["eval 3: error rate 0.2"]);
+        assert!(told.cause.starts_with("unknown, perhaps") && !told.sure);
     }
 }

@@ -83,6 +83,9 @@ impl LaunchError {
             (_, Some(errno)) if errno == Errno::AGAIN.raw_os_error() => {
                 Some("the limit on processes may be too low: `ulimit -u` before the start")
             }
+            (io::ErrorKind::InvalidInput, _) => Some(
+                "see whether the processors that it is to run on are among those that the launcher may use",
+            ),
             _ => None,
         }
     }

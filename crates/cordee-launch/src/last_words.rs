@@ -98,6 +98,23 @@ pub(crate) fn complaint(lines: &[String]) -> Option<&str> {
         .map(|line| line.trim())
 }
 
+/// Whether a complaint is put as programs put their last one.
+pub(crate) fn is_reason(line: &str) -> bool {
+    let line = line.to_lowercase();
+    let starts = [
+        "error",
+        "fatal",
+        "cannot",
+        "could not",
+        "unable to",
+        "failed to",
+    ];
+    starts.iter().any(|word| line.starts_with(word))
+        || ["error: ", "exception: ", "fatal: "]
+            .iter()
+            .any(|word| line.contains(word))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

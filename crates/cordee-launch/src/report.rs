@@ -385,7 +385,7 @@ hint: lower `optimizer.lr`";
             ..report
         };
         let text = report.render();
-        assert!(!text.contains("memory"), "{text}");
+        assert!(text.contains("; before that, perhaps: out of"), "{text}");
     }
 
     #[test]

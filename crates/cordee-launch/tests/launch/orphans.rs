@@ -1,7 +1,7 @@
 //! What workers started and left is gone after the run; what others started is not touched.
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,14 @@ pub(crate) const TESTS: &[Test] = &[
         control_groups_end_what_lives_on_at_once,
     ),
     (
+        "orphans::without_control_groups_there_is_a_remark",
+        without_control_groups_there_is_a_remark,
+    ),
+    (
+        "orphans::a_living_launcher_is_left_alone",
+        a_living_launcher_is_left_alone,
+    ),
+    (
         "orphans::what_a_killed_launcher_left_is_cleared",
         what_a_killed_launcher_left_is_cleared,
     ),
@@ -68,6 +76,41 @@ pub(crate) fn skip(why: &str) {
         "skipped in CI: {why}"
     );
     println!("SKIPPED: {why}");
+}
+
+/// A control group of this test's own, so that tests that run at the same time do not clear each other's
+/// leftovers.
+pub(crate) struct Apart {
+    parent: PathBuf,
+    directory: PathBuf,
+}
+
+impl Apart {
+    pub(crate) fn enter() -> Option<Self> {
+        let parent = own_directory()?;
+        let directory = parent.join(format!("test-{}", std::process::id()));
+        std::fs::create_dir(&directory).ok()?;
+        let apart = Self { parent, directory };
+        let enter = std::fs::write(apart.directory.join("cgroup.procs"), "0");
+        enter.is_ok().then_some(apart)
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.parent.join("cgroup.procs"), "0");
+        // Launchers that were killed leave groups, empty ones.
+        remove(&self.directory);
+    }
+}
+
+fn remove(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&entry.path());
+        }
+    }
+    let _ = std::fs::remove_dir(directory);
 }
 
 fn own_directory() -> Option<PathBuf> {
@@ -174,6 +217,52 @@ fn control_groups_end_what_lives_on_at_once() {
     assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
     assert_eq!(recorder.remarks, [""; 0]);
     assert_eq!(groups_left(&directory, own), 0);
+}
+
+fn without_control_groups_there_is_a_remark() {
+    // Who is not root has none to lose, and every other test runs without them.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(place.path(), everybody).unwrap();
+    let program = place.path().join("launch");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let output = Command::new(&program)
+        .args(["--as-launcher", "leave:session+exit:3"])
+        .arg(place.path())
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let remark = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        remark.starts_with("workers get no control groups of their own: "),
+        "{remark}"
+    );
+    assert_eq!(remark.lines().count(), 1, "{remark}");
+    assert!(!is_running(read_pid(&place.path().join("linger"))));
+}
+
+fn a_living_launcher_is_left_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let mut launcher = Command::new(std::env::current_exe().unwrap())
+        .args(["--as-launcher", "hang"])
+        .arg(place.path())
+        .spawn()
+        .unwrap();
+    let worker = read_pid(&place.path().join("ready-0"));
+    let stop = StopRequests::new().unwrap();
+    let stage = Stage::new(1, &["exit", "0"]);
+    let mut recorder = Recorder::default();
+    let outcome = run(&stage.launch, &mut recorder, &stop).unwrap();
+    assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+    assert!(is_running(worker) && is_running(launcher.id()));
+    launcher.kill().unwrap();
+    launcher.wait().unwrap();
+    wait_until("the worker is gone", || !is_running(worker));
 }
 
 fn what_a_killed_launcher_left_is_cleared() {

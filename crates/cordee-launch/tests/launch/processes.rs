@@ -196,12 +196,11 @@ fn only_meant_descriptors_reach_a_worker() {
 /// The part of a launcher that is killed.
 pub(crate) fn launcher(part: &str, directory: &str) -> ExitCode {
     let launch = launch_in(Path::new(directory), 3, &["by-rank", part, "hang", "hang"]);
-    let outcome = run(
-        &launch,
-        &mut Recorder::default(),
-        &StopRequests::new().unwrap(),
-    )
-    .unwrap();
+    let mut recorder = Recorder::default();
+    let outcome = run(&launch, &mut recorder, &StopRequests::new().unwrap()).unwrap();
+    for remark in recorder.remarks {
+        println!("{remark}");
+    }
     ExitCode::from(outcome.exit_code())
 }
 
