@@ -235,7 +235,6 @@ fn start_members(
     remarks: &mut Vec<String>,
 ) -> Result<Vec<Member>, LaunchError> {
     let foreign = open_descriptors();
-    let identity = Identity::own();
     let mut members = Vec::with_capacity(launch.world_size);
     let mut deaths = Deaths::new();
     for rank in 0..launch.world_size {
@@ -246,7 +245,7 @@ fn start_members(
         let group = orphans.groups().and_then(|groups| groups.group(rank).ok());
         let provision = Provision {
             foreign: &foreign,
-            mark: identity.map(|identity| format!("{identity}/{rank}")),
+            mark: orphans.mark(rank),
             entrance: group.as_ref().and_then(|group| group.entrance().ok()),
         };
         let (child, pipes) = spawn(launch, rank, &provision)?;

@@ -67,6 +67,11 @@ impl Orphans {
         self.groups.as_ref()
     }
 
+    /// What the environment of a rank is to hold, so that what it starts is known as its.
+    pub(crate) fn mark(&self, rank: usize) -> Option<String> {
+        Some(self.identity?.mark(rank))
+    }
+
     /// Takes note of a worker, which is not to be reaped here. The next rank's.
     pub(crate) fn add_worker(&mut self, pid: u32) {
         self.workers

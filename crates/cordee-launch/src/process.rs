@@ -79,6 +79,11 @@ impl Identity {
         numbers.next().is_none().then_some(identity)
     }
 
+    /// The value of [`names::LAUNCHER`] for a rank.
+    pub(crate) fn mark(&self, rank: usize) -> String {
+        format!("{self}/{rank}")
+    }
+
     /// Whether that process is known to be gone; of another namespace nothing is known.
     pub(crate) fn is_gone(&self, own: &Self) -> bool {
         self.namespace == own.namespace
