@@ -99,7 +99,7 @@ impl fmt::Display for Fate {
 }
 
 /// Names of the signals that end a process, with the numbers they have on `x86_64` and `aarch64` Linux (signal(7)).
-fn signal_name(signal: i32) -> Option<&'static str> {
+pub(crate) fn signal_name(signal: i32) -> Option<&'static str> {
     Some(match signal {
         1 => "SIGHUP",
         2 => "SIGINT",

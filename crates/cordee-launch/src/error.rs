@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 /// A launch that did not get under way. Workers already started were killed and reaped.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -53,4 +55,38 @@ pub enum LaunchError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl LaunchError {
+    /// What to try next, where the system's answer tells.
+    pub fn hint(&self) -> Option<&'static str> {
+        let Self::Spawn {
+            program, source, ..
+        } = self
+        else {
+            return None;
+        };
+        match (source.kind(), source.raw_os_error()) {
+            (io::ErrorKind::NotFound, _) if program.exists() => Some(
+                "it is there, but what runs it is not: see its first line, or `file` for its loader",
+            ),
+            (io::ErrorKind::NotFound, _) => {
+                Some("see whether the path is right; a name without a slash is looked for in PATH")
+            }
+            (io::ErrorKind::PermissionDenied, _) => Some(
+                "see whether it is executable (`chmod +x`), and its file system not mounted with noexec",
+            ),
+            (_, Some(errno)) if errno == Errno::NOEXEC.raw_os_error() => Some(
+                "it is no program for this machine: built for another processor, cut short, or a script \
+                 without a first line that says what runs it",
+            ),
+            (_, Some(errno)) if errno == Errno::AGAIN.raw_os_error() => {
+                Some("the limit on processes may be too low: `ulimit -u` before the start")
+            }
+            (io::ErrorKind::InvalidInput, _) => Some(
+                "see whether the processors that it is to run on are among those that the launcher may use",
+            ),
+            _ => None,
+        }
+    }
 }

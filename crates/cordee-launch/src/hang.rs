@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use cordee_protocol::{CallStatus, Status};
 use serde::Serialize;
 
-use crate::process::{self, Thread};
-use crate::report::list;
+use crate::page::list;
+use crate::process_state::{self, Thread};
 use crate::watchdog::Expired;
 use crate::{ProcessState, stacks};
 
@@ -133,7 +133,7 @@ impl Hang {
         }
         for rank in odd.into_iter().take(LOOKED_INTO) {
             let rank = &mut self.ranks[rank];
-            rank.threads = process::threads(rank.pid);
+            rank.threads = process_state::threads(rank.pid);
             // A process that somebody stopped is where it was stopped.
             if rank.process != ProcessState::Stopped {
                 rank.stacks = stacks::of(rank.pid);

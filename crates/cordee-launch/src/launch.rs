@@ -19,11 +19,16 @@ use rustix::thread::gettid;
 use crate::deaths::Deaths;
 use crate::log::{self, RankLog};
 use crate::notice::{Inlet, Notice};
+use crate::orphans::Orphans;
 use crate::out_of_memory::OutOfMemoryKills;
+use crate::process::Identity;
 use crate::reader::Reader;
-use crate::spawn::{open_descriptors, spawn};
+use crate::spawn::{Provision, open_descriptors, spawn};
 use crate::supervise::{Event, Member, Supervisor};
-use crate::{Deadlines, LaunchError, Observer, Outcome, Pages, StepTimes, StopRequests, threads};
+use crate::worker_group::{WorkerGroups, clear_leftovers};
+use crate::{
+    Deadlines, LaunchError, Observer, Outcome, Pages, Placement, StepTimes, StopRequests, threads,
+};
 
 /// What to start on this node.
 #[derive(Debug)]
@@ -45,6 +50,13 @@ pub struct Launch {
     pub inherit: Vec<(&'static str, OwnedFd)>,
     /// Environment variables on top of our own environment and the rank's variables.
     pub environment: Vec<(OsString, OsString)>,
+    /// Where each rank runs, by rank. A rank that has none here runs where the launcher does.
+    pub placement: Vec<Option<Placement>>,
+    /// Host and port where ranks meet over the network, for programs that need one; `None` where they
+    /// meet in shared memory alone, and then the port is 0.
+    pub master: Option<(String, u16)>,
+    /// How often the run may be restarted, for workers that ask.
+    pub max_restarts: usize,
     /// How long workers may take to stop after the first request before they are killed; `None` for
     /// as long as it takes.
     pub grace: Option<Duration>,
@@ -82,8 +94,10 @@ pub struct Watch {
 /// - No worker is left when this returns, except one that the kernel cannot kill; the report
 ///   names it.
 ///
-/// Every worker leads a process group of its own. What it starts within that group is killed
-/// when the worker ends.
+/// Every worker leads a process group of its own and, where the system lets us make one, is in a
+/// control group of its own. What it starts within them is killed when the worker ends; what left
+/// the process group and lost its parent, when the last worker has ended. See
+/// [`Observer::remark`] for what is not possible on a machine.
 pub fn run(
     launch: &Launch,
     observer: &mut dyn Observer,
@@ -106,6 +120,9 @@ pub fn run(
     let supervision = Supervision::start(launch, &inlet, stop)?;
     for (rank, pid) in supervision.pids.iter().enumerate() {
         observer.started(rank, pid.as_raw_nonzero().get().unsigned_abs());
+    }
+    for remark in &supervision.remarks {
+        observer.remark(remark);
     }
     loop {
         match inlet.next() {
@@ -138,6 +155,7 @@ pub fn run(
 /// an observer that panics leaves none behind.
 struct Supervision {
     pids: Vec<Pid>,
+    remarks: Vec<String>,
     events: Sender<Event>,
     supervisor: Option<JoinHandle<()>>,
     stop: StopRequests,
@@ -150,9 +168,11 @@ impl Supervision {
         let out_of_memory = OutOfMemoryKills::watch();
         let started = Instant::now();
         let (events, received) = channel();
-        let members = start_members(launch, inlet, &events)?;
+        let (mut orphans, mut remarks) = prepare();
+        let members = start_members(launch, inlet, &events, &mut orphans, &mut remarks)?;
         let mut supervision = Self {
             pids: members.iter().map(Member::pid).collect(),
+            remarks,
             events,
             supervisor: None,
             stop: stop.clone(),
@@ -175,6 +195,7 @@ impl Supervision {
             log_dir: launch.log_dir.clone(),
             attempt: launch.attempt,
             hang: None,
+            orphans,
         };
         let notices = inlet.sender();
         let supervise = move || {
@@ -214,10 +235,31 @@ impl Drop for Supervision {
     }
 }
 
+/// Defence against processes that outlive their run, as far as this machine allows it.
+fn prepare() -> (Orphans, Vec<String>) {
+    let mut remarks = Vec::new();
+    let Some(identity) = Identity::own() else {
+        remarks.push(
+            "what workers start is not followed: /proc is not that of this process".to_owned(),
+        );
+        return (Orphans::adopt(None, None), remarks);
+    };
+    let leftovers = clear_leftovers(&identity);
+    remarks.extend(leftovers.remark());
+    let groups = WorkerGroups::create(&identity)
+        .map_err(|why| {
+            remarks.push(format!("workers get no control groups of their own: {why}"));
+        })
+        .ok();
+    (Orphans::adopt(Some(identity), groups), remarks)
+}
+
 fn start_members(
     launch: &Launch,
     inlet: &Inlet,
     events: &Sender<Event>,
+    orphans: &mut Orphans,
+    remarks: &mut Vec<String>,
 ) -> Result<Vec<Member>, LaunchError> {
     let foreign = open_descriptors();
     let mut members = Vec::with_capacity(launch.world_size);
@@ -227,8 +269,19 @@ fn start_members(
         let log = open_log(&path, launch.attempt)?;
         let resource = |what| move |source| LaunchError::Resource { what, rank, source };
         let (alive, lifeline) = pipe().map_err(resource("a pipe"))?;
-        let (child, pipes) = spawn(launch, rank, &foreign)?;
-        let member = Member::new(child, path);
+        let group = orphans.groups().and_then(|groups| groups.group(rank).ok());
+        let provision = Provision {
+            foreign: &foreign,
+            mark: orphans.mark(rank),
+            entrance: group.as_ref().and_then(|group| group.entrance().ok()),
+        };
+        let (child, pipes) = spawn(launch, rank, &provision)?;
+        orphans.add_worker(child.id());
+        let group = group.filter(|group| group.holds(child.id()));
+        if orphans.groups().is_some() && group.is_none() {
+            remarks.push(format!("rank {rank} could not enter a control group"));
+        }
+        let member = Member::new(child, path, group);
         deaths.add(member.pid(), lifeline);
         members.push(member);
         let reader = Reader::new(pipes, alive, log, inlet.outlet(rank));

@@ -6,7 +6,8 @@
 //!   the launcher killed, are listed but never as the cause.
 //! - What a worker printed is in its log file line by line, however the worker, the launcher or the
 //!   terminal fares.
-//! - No worker outlives the launcher, and none is left as a zombie.
+//! - No worker outlives the launcher, and none is left as a zombie. What workers started is killed with
+//!   them, as far as the machine lets us see it.
 //! - Neither a slow terminal nor a paused one holds up a worker, a stop request or the supervision.
 //!
 //! It must not know what a worker computes: any program that reads torchrun's variables can be
@@ -26,20 +27,27 @@
 
 #![deny(unsafe_code)]
 
+mod cause;
 mod classify;
 mod deaths;
 mod ending;
 mod error;
 mod hang;
+mod hierarchy;
+mod last_words;
 mod launch;
 mod lines;
 mod log;
 mod notice;
 mod observer;
+mod orphans;
 mod out_of_memory;
 mod outcome;
+mod page;
 mod pages;
+mod placement;
 mod process;
+mod process_state;
 mod reader;
 mod report;
 mod restart;
@@ -54,6 +62,7 @@ mod supervise;
 mod threads;
 mod verdict;
 mod watchdog;
+mod worker_group;
 
 pub use ending::{Ending, Fate};
 pub use error::LaunchError;
@@ -62,8 +71,9 @@ pub use launch::{Launch, Watch, run};
 pub use observer::{Observer, Stream};
 pub use outcome::Outcome;
 pub use pages::Pages;
-pub use process::ProcessState;
-pub use report::{FailureReport, OtherRank, SilentRank};
+pub use placement::{NoPlacement, Placement, allowed_cpus, cpu_list};
+pub use process_state::ProcessState;
+pub use report::{FailureReport, OtherRank, Silence, SilentRank};
 pub use restart::{Decision, RestartPolicy, Restarts};
 pub use stop::StopRequests;
 pub use watchdog::{Deadlines, StepTimes};

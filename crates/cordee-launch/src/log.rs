@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use fs_err::{File, OpenOptions};
 
 /// Lines kept for the failure report.
-const TAIL: usize = 20;
+const TAIL: usize = 100;
+/// Bytes of each of them.
+const TAIL_WIDTH: usize = 2000;
 
 /// Everything a rank printed, over all attempts.
 #[derive(Debug)]
@@ -60,8 +62,9 @@ impl RankLog {
             if self.tail.len() == TAIL {
                 self.tail.pop_front();
             }
-            self.tail
-                .push_back(String::from_utf8_lossy(line).into_owned());
+            self.tail.push_back(
+                String::from_utf8_lossy(&line[..line.len().min(TAIL_WIDTH)]).into_owned(),
+            );
         }
     }
 
@@ -91,14 +94,14 @@ mod tests {
     }
 
     #[test]
-    fn the_tail_holds_the_last_twenty_lines() {
+    fn the_tail_holds_the_last_hundred_lines() {
         let directory = tempfile::tempdir().unwrap();
         let mut log = RankLog::open(&path(directory.path(), 0), 1).unwrap();
         log.append(b"0\n1\n2\n").unwrap();
-        let block: Vec<_> = (3..50).map(|line| line.to_string()).collect();
+        let block: Vec<_> = (3..150).map(|line| line.to_string()).collect();
         log.append((block.join("\n") + "\n").as_bytes()).unwrap();
         log.append(b"\n").unwrap();
-        let mut expected: Vec<_> = (31..50).map(|line| line.to_string()).collect();
+        let mut expected: Vec<_> = (51..150).map(|line| line.to_string()).collect();
         expected.push(String::new());
         assert_eq!(log.into_tail(), expected);
     }

@@ -41,6 +41,12 @@ pub trait Observer {
     /// A rank's log cannot be written. Told once per rank; later lines are tried again.
     fn log_failed(&mut self, rank: usize, path: &Path, error: &io::Error);
 
+    /// What this machine does not allow the launcher, or what it found and did before the start, in one
+    /// line without a full stop. Nothing that a run needs.
+    fn remark(&mut self, text: &str) {
+        let _ = text;
+    }
+
     /// A worker ended. `by_launcher` tells that it was killed because the run was over.
     fn ended(&mut self, rank: usize, ending: Ending, by_launcher: bool) {
         let _ = (rank, ending, by_launcher);

@@ -1,15 +1,22 @@
 //! What a user reads when a run failed.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use cordee_protocol::Failure;
 
+use crate::cause::{Explanation, explain, hint_about, hint_for};
+use crate::last_words::is_backtrace;
+use crate::page::{WIDTH, clean, list, rows, shorten, wrap};
 use crate::{Ending, Fate, Hang};
 
-/// Characters of a log line that the report shows.
-const LINE_WIDTH: usize = 300;
+/// Rows of a report: a screen has 24, and a command that prints it adds some.
+const ROWS: usize = 22;
+const CAUSE_ROWS: usize = 6;
+const HINT_ROWS: usize = 3;
+/// Lines of the log that are shown where the cause is known.
+const SURE_LINES: usize = 5;
 
 /// Which rank failed, how, and what it said.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,9 +40,11 @@ pub struct FailureReport {
     pub ran_for: Duration,
     /// That nothing happened any more, and who is to blame for it.
     pub hang: Option<Box<Hang>>,
-    /// The rank it blames, if that one was still running: it hung, or it was stopped.
+    /// The rank it blames, if that one did not fail: it hung, it was stopped, or it left early.
     pub silent: Option<SilentRank>,
-    /// The last lines of its log, at most 20.
+    /// Processes that it had started, and that ran on when it had ended until they were killed.
+    pub left: usize,
+    /// The last lines of its log, at most 100.
     pub last_lines: Vec<String>,
     /// Its log.
     pub log: PathBuf,
@@ -54,6 +63,34 @@ pub struct SilentRank {
     pub pid: u32,
     /// Its log.
     pub log: PathBuf,
+    /// Why nothing came from it.
+    pub silence: Silence,
+}
+
+/// Why a rank that had not failed left others waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// It ran or slept.
+    Running,
+    /// A signal or a debugger had stopped it.
+    Stopped,
+    /// It waited in the kernel for something that no signal interrupts.
+    InKernel,
+    /// It had ended in order, before the others.
+    Left(Ending),
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running => f.write_str("did not answer"),
+            Self::Stopped => f.write_str("did not answer: SIGSTOP or a debugger had stopped it"),
+            Self::InKernel => f.write_str(
+                "did not answer: it was stuck in the kernel, in a driver or a file system",
+            ),
+            Self::Left(ending) => write!(f, "{ending} while others needed it"),
+        }
+    }
 }
 
 /// A rank that is not the one that failed first.
@@ -68,98 +105,149 @@ pub struct OtherRank {
 }
 
 impl FailureReport {
-    /// What the system knows about the cause beyond the ending, in words.
-    pub fn cause(&self) -> Option<String> {
-        if !self.ending.is_signal(9) {
-            return None;
-        }
-        Some(match self.out_of_memory_kills {
-            0 => "if you did not do that, the kernel's out-of-memory killer may have".to_owned(),
-            1 => {
-                "host out of memory: the kernel's out-of-memory killer ended 1 process of this run"
-                    .to_owned()
-            }
-            count => format!(
-                "host out of memory: the kernel's out-of-memory killer ended {count} processes of this run"
-            ),
-        })
-    }
-
-    /// The report as plain text, without a final line feed.
+    /// The report as plain text, without a final line feed: one screen, of 24 lines with 100 columns,
+    /// unless paths alone are longer.
     pub fn render(&self) -> String {
         if let Some(hang) = &self.hang {
             return hang.render();
         }
-        let mut text = String::new();
-        if let Some(silent) = &self.silent {
-            push(
-                &mut text,
-                format_args!(
-                    "rank {} ({}, pid {}) did not answer\n  its log: {}\n",
-                    silent.rank,
-                    self.host,
-                    silent.pid,
-                    silent.log.display()
-                ),
-            );
+        let told = self.explanation();
+        let mut before = self.silent_lines();
+        before.extend(sentence(&self.first_line()));
+        before.extend(wrap(&told.cause, "  cause: ", "    ", CAUSE_ROWS));
+        if self.left > 0 {
+            let (what, verb) = match self.left {
+                1 => ("1 process".to_owned(), "was"),
+                count => (format!("{count} processes"), "were"),
+            };
+            before.push(format!(
+                "  {what} that it had started lived on and {verb} killed"
+            ));
         }
-        push(
-            &mut text,
-            format_args!(
-                "rank {} ({}, pid {}) {}",
-                self.rank, self.host, self.pid, self.ending
-            ),
+        let mut after = vec![format!("  log: {}", self.log.display())];
+        after.extend(self.other_lines());
+        if let Some(hint) = &told.hint {
+            after.extend(wrap(hint, "hint: ", "  ", HINT_ROWS));
+        }
+        let used: usize = before.iter().chain(&after).map(|line| rows(line)).sum();
+        let room = ROWS.saturating_sub(used + 1);
+        let most = if told.sure {
+            room.min(SURE_LINES)
+        } else {
+            room
+        };
+        let lines = self.log_lines(most, told.sure);
+        [before, lines, after].concat().join("\n")
+    }
+
+    /// What is known of the cause, and what to do next: the rank's own words before ours.
+    fn explanation(&self) -> Explanation {
+        let ours = explain(self.ending, self.out_of_memory_kills, &self.last_lines);
+        match &self.failure {
+            None => ours,
+            Some(failure) => Explanation {
+                cause: failure.message.clone(),
+                hint: (self.silent.as_ref().and_then(hint_about))
+                    .or_else(|| failure.hint.clone())
+                    .or_else(|| Some(hint_for(self.ending.exit_code()?)?.to_owned())),
+                sure: true,
+            },
+        }
+    }
+
+    fn silent_lines(&self) -> Vec<String> {
+        let Some(silent) = &self.silent else {
+            return Vec::new();
+        };
+        let first = format!(
+            "rank {} ({}, pid {}) {}",
+            silent.rank, self.host, silent.pid, silent.silence
+        );
+        let mut lines = sentence(&first);
+        lines.push(format!("  its log: {}", silent.log.display()));
+        lines
+    }
+
+    fn first_line(&self) -> String {
+        let mut text = format!(
+            "rank {} ({}, pid {}) {}",
+            self.rank, self.host, self.pid, self.ending
         );
         if let Some(step) = self.last_step {
-            push(&mut text, format_args!(" after step {step}"));
-        }
-        push(
-            &mut text,
-            format_args!(", {} after the start", seconds(self.ran_for)),
-        );
-        if let Some(failure) = &self.failure {
-            push(
-                &mut text,
-                format_args!("\n  cause: {}", indent(&failure.message, "    ")),
-            );
-        }
-        if let Some(cause) = self.cause() {
-            push(&mut text, format_args!("\n  cause: {cause}"));
-        }
-        if self.last_lines.is_empty() {
-            text.push_str("\n  its log of this attempt is empty");
+            push(&mut text, format_args!(" after step {step} and"));
         } else {
-            text.push_str("\n  last lines of its log:");
-            for line in &self.last_lines {
-                push(&mut text, format_args!("\n    {}", shorten(line)));
-            }
+            text.push_str(" after");
         }
-        push(&mut text, format_args!("\n  log: {}", self.log.display()));
-        for (fate, ranks) in self.others_by_fate() {
-            let (noun, verb) = match (ranks.len(), fate) {
-                (1, Fate::Ended(_)) => ("rank", ""),
-                (1, _) => ("rank", "was "),
-                (_, Fate::Ended(_)) => ("ranks", "each "),
-                (_, _) => ("ranks", "were "),
-            };
-            push(
-                &mut text,
-                format_args!("\n  {noun} {} {verb}{fate}", list(&ranks)),
-            );
-        }
-        if let Some(hint) = self
-            .failure
-            .as_ref()
-            .and_then(|failure| failure.hint.as_ref())
-        {
-            push(&mut text, format_args!("\nhint: {}", indent(hint, "  ")));
-        }
+        push(&mut text, format_args!(" {}", seconds(self.ran_for)));
         text
+    }
+
+    /// The end of the log, in at most so many lines and one that says what they are.
+    fn log_lines(&self, most: usize, sure: bool) -> Vec<String> {
+        if self.last_lines.is_empty() {
+            return vec!["  its log of this attempt is empty".to_owned()];
+        }
+        let mut lines: Vec<_> = self.last_lines.iter().collect();
+        if sure {
+            // The frames of a panic would push out what happened.
+            lines.retain(|line| !is_backtrace(line));
+        }
+        let skipped = lines.len().saturating_sub(most);
+        let lines = lines[skipped..]
+            .iter()
+            .map(|line| shorten(&format!("    {}", clean(line)), WIDTH))
+            .skip_while(String::is_empty);
+        let mut shown = vec!["  last lines of its log:".to_owned()];
+        shown.extend(lines);
+        shown
+    }
+
+    /// What became of the other ranks, in at most two lines: those that ended by themselves first.
+    fn other_lines(&self) -> Vec<String> {
+        let mut fates = self.others_by_fate();
+        fates.sort_by_key(|(fate, _)| !matches!(fate, Fate::Ended(_)));
+        let rest = if fates.len() > 2 {
+            fates.split_off(1)
+        } else {
+            Vec::new()
+        };
+        let mut lines: Vec<String> = fates
+            .iter()
+            .map(|(fate, ranks)| {
+                let (noun, verb) = match (ranks.len(), fate) {
+                    (1, Fate::Ended(_)) => ("rank", ""),
+                    (1, _) => ("rank", "was "),
+                    (_, Fate::Ended(_)) => ("ranks", "each "),
+                    (_, _) => ("ranks", "were "),
+                };
+                format!("  {noun} {} {verb}{fate}", list(ranks))
+            })
+            .collect();
+        if !rest.is_empty() {
+            let by_launcher = rest
+                .iter()
+                .filter(|(fate, _)| !matches!(fate, Fate::Ended(_)));
+            let by_launcher: usize = by_launcher.map(|(_, ranks)| ranks.len()).sum();
+            let all: usize = rest.iter().map(|(_, ranks)| ranks.len()).sum();
+            lines.push(match (all - by_launcher, by_launcher) {
+                (ended, 0) => format!("  {ended} more ranks failed in other ways"),
+                (0, killed) => format!("  {killed} more ranks were killed by the launcher"),
+                (ended, killed) => format!(
+                    "  of the others {ended} failed in other ways and {killed} were killed by the launcher"
+                ),
+            });
+        }
+        lines.iter().map(|line| shorten(line, WIDTH)).collect()
     }
 
     fn others_by_fate(&self) -> Vec<(Fate, Vec<usize>)> {
         let mut fates: Vec<(Fate, Vec<usize>)> = Vec::new();
-        for other in &self.others {
+        let silent = self.silent.as_ref().map(|silent| silent.rank);
+        for other in self
+            .others
+            .iter()
+            .filter(|other| Some(other.rank) != silent)
+        {
             match fates.iter_mut().find(|(fate, _)| *fate == other.fate) {
                 Some((_, ranks)) => ranks.push(other.rank),
                 None => fates.push((other.fate, vec![other.rank])),
@@ -169,28 +257,16 @@ impl FailureReport {
     }
 }
 
+/// What happened to a rank, with room on the left for the word that a command puts before it.
+fn sentence(text: &str) -> Vec<String> {
+    const COMMAND: &str = "error: ";
+    let mut lines = wrap(text, COMMAND, "  ", 3);
+    lines[0].replace_range(..COMMAND.len(), "");
+    lines
+}
+
 fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     text.write_fmt(arguments).expect("a string takes any text");
-}
-
-fn indent(text: &str, by: &str) -> String {
-    text.trim_end().replace('\n', &format!("\n{by}"))
-}
-
-fn shorten(line: &str) -> String {
-    match line.char_indices().nth(LINE_WIDTH) {
-        Some((end, _)) => format!("{} ...", &line[..end]),
-        None => line.to_owned(),
-    }
-}
-
-/// `1`, `1 and 2`, or `1, 2 and 3`.
-pub(crate) fn list(ranks: &[usize]) -> String {
-    let words: Vec<_> = ranks.iter().map(usize::to_string).collect();
-    match words.split_last() {
-        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
-        _ => words.concat(),
-    }
 }
 
 fn seconds(time: Duration) -> String {
@@ -221,6 +297,7 @@ mod tests {
             ran_for: Duration::from_millis(190_400),
             hang: None,
             silent: None,
+            left: 0,
             last_lines: vec!["one".to_owned(), "x".repeat(400)],
             log: PathBuf::from("runs/x/logs/rank-001.log"),
             exit_code: 1,
@@ -243,15 +320,16 @@ mod tests {
     #[test]
     fn a_killed_rank_reads_well() {
         let expected = format!(
-            "rank 1 (node-b, pid 4242) was killed by SIGKILL (signal 9) after step 1204, 3 m 10 s after the start
+            "rank 1 (node-b, pid 4242) was killed by SIGKILL (signal 9) after step 1204 and 3 m 10 s
   cause: if you did not do that, the kernel's out-of-memory killer may have
   last lines of its log:
     one
     {} ...
   log: runs/x/logs/rank-001.log
+  rank 4 exited with code 1 (run failed, a retry may help)
   ranks 0, 2 and 3 were stopped by the launcher
-  rank 4 exited with code 1 (run failed, a retry may help)",
-            "x".repeat(300)
+hint: `dmesg` and the scheduler's log tell who killed it",
+            "x".repeat(90)
         );
         assert_eq!(report().render(), expected);
     }
@@ -262,6 +340,7 @@ mod tests {
             rank: 3,
             pid: 77,
             log: PathBuf::from("runs/x/logs/rank-003.log"),
+            silence: Silence::Running,
         };
         let text = FailureReport {
             silent: Some(silent),
@@ -290,8 +369,7 @@ mod tests {
             others: Vec::new(),
             ..report()
         };
-        let expected =
-            "rank 1 (node-b, pid 4242) exited with code 4 (diverged), 2.0 s after the start
+        let expected = "rank 1 (node-b, pid 4242) exited with code 4 (diverged) after 2.0 s
   cause: loss is NaN
     in block 3
   its log of this attempt is empty
@@ -306,15 +384,67 @@ hint: lower `optimizer.lr`";
             out_of_memory_kills: 1,
             ..report()
         };
-        assert!(
-            report.render().contains("\n  cause: host out of memory: "),
-            "{}",
-            report.render()
-        );
+        let text = report.render();
+        assert!(text.contains("\n  cause: out of memory: "), "{text}");
         let report = FailureReport {
             ending: Ending::Exited(1),
             ..report
         };
-        assert_eq!(report.cause(), None);
+        let text = report.render();
+        assert!(text.contains("; before that, perhaps: out of"), "{text}");
+    }
+
+    #[test]
+    fn the_worst_fits_a_screen() {
+        let long = "many words in a row ".repeat(60);
+        let ending = |rank: usize| match rank % 5 {
+            0 => Fate::Ended(Ending::Exited(1)),
+            1 => Fate::Ended(Ending::Exited(75)),
+            2 => Fate::Unkillable,
+            _ => Fate::StoppedByLauncher,
+        };
+        let others = (0..512).filter(|rank| *rank != 1).map(|rank| OtherRank {
+            rank,
+            pid: 1,
+            fate: ending(rank),
+        });
+        let report = FailureReport {
+            host: "node-with-a-name.of-a-cluster.with-a-long-domain.example.org".to_owned(),
+            failure: Some(Failure {
+                rank: 1,
+                blames: Some(3),
+                code: 1,
+                message: format!("{long}\n{long}\n{long}"),
+                hint: Some(long.clone()),
+            }),
+            silent: Some(SilentRank {
+                rank: 3,
+                pid: 77,
+                log: PathBuf::from("runs/x/logs/rank-003.log"),
+                silence: Silence::InKernel,
+            }),
+            left: 12,
+            last_lines: vec![long; 100],
+            others: others.collect(),
+            ..report()
+        };
+        for report in [
+            FailureReport {
+                failure: None,
+                ..report.clone()
+            },
+            report,
+        ] {
+            let text = report.render();
+            assert!(text.lines().count() <= ROWS, "{text}");
+            assert!(
+                text.lines().all(|line| line.chars().count() <= WIDTH),
+                "{text}"
+            );
+            let log = text
+                .lines()
+                .filter(|line| line.starts_with("    many words"));
+            assert!(log.count() >= 2, "{text}");
+        }
     }
 }

@@ -173,6 +173,7 @@ mod tests {
             last_step: Some(step),
             ran_for: Duration::from_secs(9),
             silent: None,
+            left: 0,
             last_lines: Vec::new(),
             log: PathBuf::new(),
             exit_code: match ending {

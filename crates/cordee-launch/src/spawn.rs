@@ -6,10 +6,12 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use cordee_protocol::{WorkerEnvironment, names};
+use fs_err::File;
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::{Launch, LaunchError};
+use crate::{Launch, LaunchError, Placement};
 
 /// Our ends of a worker's pipes.
 #[derive(Debug)]
@@ -19,13 +21,24 @@ pub(crate) struct Pipes {
     pub(crate) messages: PipeReader,
 }
 
-/// Starts the worker of a rank; `foreign` are descriptors that must not reach it.
+/// What the launcher has ready for a worker.
+#[derive(Debug)]
+pub(crate) struct Provision<'a> {
+    /// Descriptors that must not reach it.
+    pub(crate) foreign: &'a [RawFd],
+    /// What [`names::LAUNCHER`] is to say.
+    pub(crate) mark: Option<String>,
+    /// The door to its control group.
+    pub(crate) entrance: Option<File>,
+}
+
+/// Starts the worker of a rank.
 ///
 /// Must run on the main thread: the kernel kills the worker when the *thread* that started it ends.
 pub(crate) fn spawn(
     launch: &Launch,
     rank: usize,
-    foreign: &[RawFd],
+    provision: &Provision<'_>,
 ) -> Result<(Child, Pipes), LaunchError> {
     let new_pipe = || {
         pipe().map_err(|source| LaunchError::Resource {
@@ -49,7 +62,7 @@ pub(crate) fn spawn(
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.arguments)
-        .envs(WorkerEnvironment::single_node(rank, launch.world_size, &launch.run_id).variables())
+        .envs(worker_environment(launch, rank).variables())
         .envs(launch.environment.iter().map(|(name, value)| (name, value)))
         .envs(
             launch
@@ -57,6 +70,7 @@ pub(crate) fn spawn(
                 .iter()
                 .map(|(name, fd)| (name, fd.as_raw_fd().to_string())),
         )
+        .envs(provision.mark.iter().map(|mark| (names::LAUNCHER, mark)))
         .env(names::MESSAGE_FD, messages_end.as_raw_fd().to_string())
         .envs(
             page.iter()
@@ -76,9 +90,16 @@ pub(crate) fn spawn(
         .chain([messages_end.as_raw_fd()])
         .chain(page.as_ref().map(AsRawFd::as_raw_fd))
         .collect();
-    let foreign = foreign.to_vec();
-    let launcher = getpid();
-    let prepare = move || prepare_child(launcher, &foreign, &inherited);
+    let placement = launch.placement.get(rank).and_then(Option::as_ref);
+    let preparation = Preparation {
+        launcher: getpid(),
+        entrance: provision.entrance.as_ref().map(AsRawFd::as_raw_fd),
+        foreign: provision.foreign.to_vec(),
+        inherited,
+        cpus: placement.and_then(Placement::cpu_set),
+        memory: placement.and_then(Placement::node_mask),
+    };
+    let prepare = move || preparation.run();
     // SAFETY: `prepare` runs in the forked child, where only async-signal-safe things are allowed. It
     // makes system calls through rustix, which issues them directly, on memory allocated before the
     // fork; it takes no lock, allocates nothing, and its errors are plain numbers.
@@ -100,22 +121,76 @@ pub(crate) fn spawn(
     ))
 }
 
-/// Runs in the child before exec.
-fn prepare_child(launcher: Pid, foreign: &[RawFd], inherited: &[RawFd]) -> io::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    // Had the launcher died before the line above, the signal would never come. The parent is
-    // compared and not tested for pid 1, because in a container the launcher itself may be pid 1.
-    if getppid() != Some(launcher) {
-        return Err(Errno::SRCH.into());
+/// What a child does before exec.
+#[derive(Debug)]
+struct Preparation {
+    launcher: Pid,
+    entrance: Option<RawFd>,
+    foreign: Vec<RawFd>,
+    inherited: Vec<RawFd>,
+    cpus: Option<CpuSet>,
+    /// One bit a NUMA node.
+    memory: Option<Vec<usize>>,
+}
+
+impl Preparation {
+    fn run(&self) -> io::Result<()> {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // Had the launcher died before the line above, the signal would never come. The parent is
+        // compared and not tested for pid 1, because in a container the launcher itself may be pid 1.
+        if getppid() != Some(self.launcher) {
+            return Err(Errno::SRCH.into());
+        }
+        if let Some(entrance) = self.entrance {
+            // SAFETY: the descriptor is open in the launcher until the child has been started. The
+            // launcher sees whether the child got in; a training run needs no control group.
+            let entrance = unsafe { BorrowedFd::borrow_raw(entrance) };
+            let _ = rustix::io::write(entrance, b"0");
+        }
+        if let Some(cpus) = &self.cpus {
+            sched_setaffinity(None, cpus)?;
+        }
+        if let Some(nodes) = &self.memory {
+            // Containers often forbid it. Memory from elsewhere is slower and nothing worse.
+            prefer_memory(nodes);
+        }
+        for &fd in &self.foreign {
+            // One that was closed in the meantime needs no flag.
+            let _ = set_close_on_exec(fd, FdFlags::CLOEXEC);
+        }
+        for &fd in &self.inherited {
+            set_close_on_exec(fd, FdFlags::empty())?;
+        }
+        Ok(())
     }
-    for &fd in foreign {
-        // One that was closed in the meantime needs no flag.
-        let _ = set_close_on_exec(fd, FdFlags::CLOEXEC);
+}
+
+/// Who a worker of this launch is.
+fn worker_environment(launch: &Launch, rank: usize) -> WorkerEnvironment {
+    let mut environment = WorkerEnvironment::single_node(rank, launch.world_size, &launch.run_id);
+    environment.restart_count = launch.attempt.saturating_sub(1);
+    environment.max_restarts = launch.max_restarts;
+    if let Some((host, port)) = &launch.master {
+        environment.master_addr.clone_from(host);
+        environment.master_port = *port;
     }
-    for &fd in inherited {
-        set_close_on_exec(fd, FdFlags::empty())?;
-    }
-    Ok(())
+    environment
+}
+
+/// Asks for memory from these nodes while they have some, for this process and what it starts
+/// (`set_mempolicy(2)`, for which rustix has no function).
+fn prefer_memory(nodes: &[usize]) {
+    // The kernel takes one bit less than it is told.
+    let bits = nodes.len() * usize::BITS as usize + 1;
+    // SAFETY: the call reads `bits - 1` bits from `nodes`, which has them, and keeps no pointer.
+    let _ = unsafe {
+        libc::syscall(
+            libc::SYS_set_mempolicy,
+            libc::MPOL_PREFERRED,
+            nodes.as_ptr(),
+            bits,
+        )
+    };
 }
 
 fn set_close_on_exec(fd: RawFd, flags: FdFlags) -> io::Result<()> {

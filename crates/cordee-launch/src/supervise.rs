@@ -14,13 +14,16 @@ use cordee_protocol::{ExitCode, StatusPage};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::notice::Notice;
+use crate::orphans::{Orphans, REAP_EVERY};
 use crate::out_of_memory::OutOfMemoryKills;
+use crate::process::Stat;
 use crate::reader::LastWords;
 use crate::verdict::{Suspect, culprit};
 use crate::watchdog::Watchdog;
+use crate::worker_group::WorkerGroup;
 use crate::{
-    Ending, FailureReport, Fate, Hang, HungRank, OtherRank, Outcome, ProcessState, SilentRank,
-    StopRequests, Watch,
+    Ending, FailureReport, Fate, Hang, HungRank, OtherRank, Outcome, ProcessState, Silence,
+    SilentRank, StopRequests, Watch,
 };
 
 /// From the first failure to the kill of the others: near-simultaneous failures tell what happened.
@@ -52,6 +55,11 @@ pub(crate) struct Member {
     child: Child,
     pid: Pid,
     log: PathBuf,
+    group: Option<WorkerGroup>,
+    /// Processes that it had started and that still ran when it had ended.
+    left: usize,
+    /// What it did when it was killed.
+    state: Option<char>,
     ended: Option<Ended>,
     words: Option<LastWords>,
     killed: bool,
@@ -70,12 +78,15 @@ struct Ended {
 }
 
 impl Member {
-    pub(crate) fn new(child: Child, log: PathBuf) -> Self {
+    pub(crate) fn new(child: Child, log: PathBuf, group: Option<WorkerGroup>) -> Self {
         let pid = Pid::from_child(&child);
         Self {
             child,
             pid,
             log,
+            group,
+            left: 0,
+            state: None,
             ended: None,
             words: None,
             killed: false,
@@ -98,14 +109,23 @@ impl Member {
     fn kill(&mut self) {
         if self.ended.is_none() {
             self.killed = true;
-            let _ = kill_process_group(self.pid, Signal::KILL);
+            self.state = Stat::of(self.child.id()).map(|stat| stat.state);
+            self.kill_started();
+        }
+    }
+
+    /// Kills the worker, if it still runs, and what it started.
+    fn kill_started(&self) {
+        let _ = kill_process_group(self.pid, Signal::KILL);
+        if let Some(group) = &self.group {
+            group.kill();
         }
     }
 
     /// Collects the ending of a process that ended. What it started goes first: as long as it is not
     /// reaped, no other group can have its number.
     fn reap(&mut self) -> Ending {
-        let _ = kill_process_group(self.pid, Signal::KILL);
+        self.kill_started();
         self.child
             .wait()
             .map_or(Ending::Unknown, Ending::from_status)
@@ -151,6 +171,8 @@ pub(crate) struct Supervisor {
     pub(crate) attempt: usize,
     /// That nothing happened any more.
     pub(crate) hang: Option<Box<Hang>>,
+    /// Last, since dropping them takes that all workers have ended.
+    pub(crate) orphans: Orphans,
 }
 
 /// How far a stop on request has come.
@@ -179,6 +201,7 @@ impl Supervisor {
         }
         self.members.iter_mut().for_each(Member::kill);
         self.collect();
+        self.orphans.sweep();
         self.outcome(stopping)
     }
 
@@ -299,17 +322,16 @@ impl Supervisor {
     }
 
     /// The next event, or `None` at the deadline.
-    fn next(&self, deadline: Option<Instant>) -> Option<Event> {
-        let Some(deadline) = deadline else {
-            return Some(self.events.recv().unwrap_or(Event::Abandoned));
-        };
-        match self
-            .events
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        {
-            Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(Event::Abandoned),
+    fn next(&mut self, deadline: Option<Instant>) -> Option<Event> {
+        loop {
+            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+            let wait = left.map_or(REAP_EVERY, |left| left.min(REAP_EVERY));
+            match self.events.recv_timeout(wait) {
+                Ok(event) => return Some(event),
+                Err(RecvTimeoutError::Timeout) if left == Some(wait) => return None,
+                Err(RecvTimeoutError::Timeout) => self.orphans.reap(),
+                Err(RecvTimeoutError::Disconnected) => return Some(Event::Abandoned),
+            }
         }
     }
 
@@ -320,6 +342,11 @@ impl Supervisor {
             .filter(|member| member.ended.is_some())
             .count();
         let member = &mut self.members[rank];
+        member.left = self.orphans.left_by(rank);
+        if let Some(group) = &member.group {
+            // A zombie is not counted; what came in by a way that we do not see, is.
+            member.left = member.left.max(group.processes());
+        }
         let ending = member.reap();
         let by_launcher = member.killed && ending.is_signal(9);
         // A worker that dies of the request to stop had no handler yet. That is no fault, but it
@@ -390,15 +417,33 @@ impl Supervisor {
         }
     }
 
-    /// The rank that `suspect` blames, if it had not ended when the launcher killed it.
+    /// The rank that `suspect` blames, or that the one it blames does, if it did not fail itself.
     fn silent(&self, suspect: Suspect<'_>) -> Option<SilentRank> {
-        let rank = suspect.failure?.blames?;
+        let blamed_by = |member: &Member| member.words.as_ref()?.failure.as_ref()?.blames;
+        let mut rank = suspect.failure?.blames?;
+        // Blame may go in a circle.
+        for _ in 0..self.members.len() {
+            match self.members.get(rank).and_then(blamed_by) {
+                Some(next) => rank = next,
+                None => break,
+            }
+        }
         let member = self.members.get(rank)?;
-        let running = member.fate() == Fate::StoppedByLauncher;
-        running.then(|| SilentRank {
+        let silence = match member.fate() {
+            Fate::Ended(ending) if ending.is_orderly() => Silence::Left(ending),
+            Fate::Ended(_) => return None,
+            Fate::Unkillable => Silence::InKernel,
+            Fate::StoppedByLauncher => match member.state {
+                Some('T' | 't') => Silence::Stopped,
+                Some('D') => Silence::InKernel,
+                _ => Silence::Running,
+            },
+        };
+        Some(SilentRank {
             rank,
             pid: member.child.id(),
             log: member.log.clone(),
+            silence,
         })
     }
 
@@ -439,6 +484,7 @@ impl Supervisor {
             failure: None,
             hang: None,
             silent: None,
+            left: member.left,
             last_step: self
                 .members
                 .iter()

@@ -50,6 +50,9 @@ documented! {
             step: u64,
             /// The checkpoint that it goes on from.
             checkpoint: Option<String>,
+            /// What the machine does not allow the launcher, such as control groups.
+            #[serde(default)]
+            remarks: Vec<String>,
         },
         /// No rank is left.
         #[serde(rename = "ended")]
@@ -329,6 +332,7 @@ mod tests {
                 pids: vec![8, 9],
                 step: 0,
                 checkpoint: None,
+                remarks: Vec::new(),
             },
         );
         let ended = AttemptRecord::now(

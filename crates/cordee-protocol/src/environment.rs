@@ -12,12 +12,28 @@ pub mod names {
     pub const LOCAL_WORLD_SIZE: &str = "LOCAL_WORLD_SIZE";
     /// Index of the node.
     pub const GROUP_RANK: &str = "GROUP_RANK";
+    /// Number of nodes.
+    pub const GROUP_WORLD_SIZE: &str = "GROUP_WORLD_SIZE";
+    /// Kind of the rank; there is one kind alone.
+    pub const ROLE_NAME: &str = "ROLE_NAME";
+    /// Rank among those of its kind.
+    pub const ROLE_RANK: &str = "ROLE_RANK";
+    /// Number of ranks of its kind.
+    pub const ROLE_WORLD_SIZE: &str = "ROLE_WORLD_SIZE";
     /// Host of the rendezvous.
     pub const MASTER_ADDR: &str = "MASTER_ADDR";
     /// Port of the rendezvous.
     pub const MASTER_PORT: &str = "MASTER_PORT";
     /// How often the run was restarted by the launcher.
     pub const RESTART_COUNT: &str = "TORCHELASTIC_RESTART_COUNT";
+    /// How often the launcher would restart it.
+    pub const MAX_RESTARTS: &str = "TORCHELASTIC_MAX_RESTARTS";
+    /// Whether the launcher keeps the store of the rendezvous, or rank 0 has to.
+    pub const USE_AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
+    /// What PyTorch does with a collective that failed; 1 ends the process.
+    pub const ASYNC_ERROR_HANDLING: &str = "TORCH_NCCL_ASYNC_ERROR_HANDLING";
+    /// Threads of a process that computes with OpenMP.
+    pub const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
     /// Identifier of the run.
     pub const RUN_ID: &str = "TORCHELASTIC_RUN_ID";
     /// File descriptor of the memory that the ranks of this machine share.
@@ -26,6 +42,8 @@ pub mod names {
     pub const STATUS_FD: &str = "CORDEE_STATUS_FD";
     /// File descriptor of the memory that holds what a worker is to do.
     pub const JOB_FD: &str = "CORDEE_JOB_FD";
+    /// Which launcher started a process or one that it comes from, and as which rank.
+    pub const LAUNCHER: &str = "CORDEE_LAUNCHER";
     /// File descriptor on which a worker tells its launcher what happens, one JSON object a line.
     pub const MESSAGE_FD: &str = "CORDEE_MESSAGE_FD";
 }
@@ -67,6 +85,8 @@ pub struct WorkerEnvironment {
     pub master_port: u16,
     /// How often the run was restarted.
     pub restart_count: usize,
+    /// How often the launcher would restart it.
+    pub max_restarts: usize,
     /// Identifier of the run.
     pub run_id: String,
 }
@@ -83,23 +103,49 @@ impl WorkerEnvironment {
             master_addr: "127.0.0.1".to_owned(),
             master_port: 0,
             restart_count: 0,
+            max_restarts: 0,
             run_id: run_id.to_owned(),
         }
     }
 
     /// The variables to set for the worker.
     pub fn variables(&self) -> Vec<(&'static str, String)> {
+        let nodes = self.world_size.div_ceil(self.local_world_size.max(1));
         vec![
             (names::RANK, self.rank.to_string()),
             (names::WORLD_SIZE, self.world_size.to_string()),
             (names::LOCAL_RANK, self.local_rank.to_string()),
             (names::LOCAL_WORLD_SIZE, self.local_world_size.to_string()),
             (names::GROUP_RANK, self.group_rank.to_string()),
+            (names::GROUP_WORLD_SIZE, nodes.to_string()),
+            (names::ROLE_NAME, "default".to_owned()),
+            (names::ROLE_RANK, self.rank.to_string()),
+            (names::ROLE_WORLD_SIZE, self.world_size.to_string()),
             (names::MASTER_ADDR, self.master_addr.clone()),
             (names::MASTER_PORT, self.master_port.to_string()),
             (names::RESTART_COUNT, self.restart_count.to_string()),
+            (names::MAX_RESTARTS, self.max_restarts.to_string()),
+            (names::USE_AGENT_STORE, "False".to_owned()),
             (names::RUN_ID, self.run_id.clone()),
         ]
+    }
+
+    /// What torchrun sets besides for programs of PyTorch, unless `lookup` finds that somebody has: a
+    /// collective that failed ends the process, and ranks that share a machine compute with one
+    /// thread each. Our own workers want neither.
+    pub fn torch_defaults(
+        &self,
+        lookup: impl Fn(&str) -> Option<String>,
+    ) -> Vec<(&'static str, String)> {
+        let mut defaults = vec![names::ASYNC_ERROR_HANDLING];
+        if self.local_world_size > 1 {
+            defaults.push(names::OMP_NUM_THREADS);
+        }
+        defaults.retain(|name| lookup(name).is_none());
+        defaults
+            .into_iter()
+            .map(|name| (name, "1".to_owned()))
+            .collect()
     }
 
     /// Reads the variables through `lookup`; only rank and world size must be there.
@@ -136,6 +182,7 @@ impl WorkerEnvironment {
                 expected: "expected a port, 0 to 65535",
             })?,
             restart_count: number(names::RESTART_COUNT, Some(0))?,
+            max_restarts: number(names::MAX_RESTARTS, Some(0))?,
             run_id: lookup(names::RUN_ID).unwrap_or_default(),
         })
     }
@@ -153,6 +200,24 @@ mod tests {
         let variables: HashMap<_, _> = written.variables().into_iter().collect();
         let read = WorkerEnvironment::read(|name| variables.get(name).cloned()).unwrap();
         assert_eq!(written, read);
+    }
+
+    #[test]
+    fn torch_is_told_what_nobody_else_told_it() {
+        let of = |ranks, set: &[&str]| {
+            let environment = WorkerEnvironment::single_node(0, ranks, "job-1");
+            let lookup = |name: &str| set.contains(&name).then(|| "4".to_owned());
+            let defaults = environment.torch_defaults(lookup);
+            defaults
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect::<Vec<_>>()
+        };
+        let (errors, threads) = (names::ASYNC_ERROR_HANDLING, names::OMP_NUM_THREADS);
+        assert_eq!(of(2, &[]), [errors, threads]);
+        assert_eq!(of(1, &[]), [errors]);
+        assert_eq!(of(2, &[errors]), [threads]);
+        assert!(of(2, &[errors, threads]).is_empty());
     }
 
     #[test]

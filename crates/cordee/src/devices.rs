@@ -1,9 +1,10 @@
 //! What a run computes on, and with how many workers, where the config leaves that to the machine.
 
-use std::{env, ffi::OsString};
+use std::{env, ffi::OsString, path::Path};
 
 use anyhow::anyhow;
 use cordee_config::{ComputePrecision, DeviceChoice, DeviceKind, Loaded, Machine, Plan};
+use cordee_launch::{Placement, allowed_cpus, cpu_list};
 use cordee_protocol::ExitCode;
 
 use crate::{args::DeviceArg, failure::Failure, gpus, libraries::Places};
@@ -75,6 +76,50 @@ pub(crate) fn record(device: DeviceKind) -> Option<gpus::Driver> {
         DeviceKind::Cpu => None,
         DeviceKind::Cuda => gpus::ask(&Places::of_this_process()).ok(),
     }
+}
+
+/// Where ranks run, by rank: on the processors near their GPU, with memory from there; and what was
+/// decided, or why nothing was, in a line. On the CPU they are where the system puts them.
+pub(crate) fn placement(
+    device: DeviceKind,
+    ranks: usize,
+) -> Result<(Vec<Option<Placement>>, Option<String>), Failure> {
+    let Some(driver) = record(device) else {
+        return Ok((Vec::new(), None));
+    };
+    let (per_gpu, allowed) = (workers_per_gpu()?, allowed_cpus());
+    // With fewer GPUs to be seen than there are, which of them a rank gets is not known here.
+    if env::var_os(VISIBLE).is_some() {
+        let why =
+            format!("ranks run on all processors: {VISIBLE} hides which GPU each of them has");
+        return Ok((Vec::new(), Some(why)));
+    }
+    let near = |rank: usize| {
+        let place = driver.gpus.get(rank / per_gpu)?.place.as_ref()?;
+        let address = format!("{place}.0");
+        Some(Placement::near_device(
+            Path::new("/sys"),
+            &address,
+            &allowed,
+        ))
+    };
+    let found: Vec<_> = (0..ranks).map(near).collect();
+    let told = found.iter().enumerate().map(|(rank, found)| match found {
+        Some(Ok(placement)) => {
+            let node = placement
+                .memory_node
+                .map_or_else(String::new, |node| format!(", memory of node {node}"));
+            format!(
+                "rank {rank}: processors {}{node}",
+                cpu_list(&placement.cpus)
+            )
+        }
+        Some(Err(why)) => format!("rank {rank}: {why}"),
+        None => format!("rank {rank}: the driver does not tell where its GPU is"),
+    });
+    let told = told.collect::<Vec<_>>().join("; ");
+    let placement = found.into_iter().map(|found| found.and_then(Result::ok));
+    Ok((placement.collect(), Some(told)))
 }
 
 /// What the devices of ranks are called, by rank; none where they compute on the CPU.

@@ -86,6 +86,11 @@ fn environment() -> String {
     for name in [names::SHARED_MEMORY_FD, names::JOB_FD, names::MESSAGE_FD] {
         let _ = writeln!(page, "- `{name}`");
     }
+    let _ = writeln!(
+        page,
+        "\nand `{}`, by which a launcher knows the processes that its workers started.",
+        names::LAUNCHER
+    );
     page
 }
 

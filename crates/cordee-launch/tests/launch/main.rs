@@ -12,10 +12,12 @@
 
 mod failures;
 mod hangs;
+mod orphans;
 mod output;
 mod processes;
 mod stage;
 mod stopping;
+mod texts;
 mod worker;
 
 use std::panic::catch_unwind;
@@ -29,7 +31,12 @@ fn main() -> ExitCode {
     let first = arguments.next();
     match first.as_deref() {
         Some("--as-worker") => return ExitCode::from(worker::main(&arguments.collect::<Vec<_>>())),
-        Some("--as-launcher") => return processes::launcher(&arguments.next().unwrap()),
+        Some("--as-launcher") => {
+            return processes::launcher(&arguments.next().unwrap(), &arguments.next().unwrap());
+        }
+        Some("--as-limited-launcher") => {
+            return texts::launcher(&arguments.next().unwrap(), &arguments.next().unwrap());
+        }
         _ => {}
     }
     // Of the standard harness's arguments only names are understood: a test runs if one is part of its own.
@@ -41,11 +48,15 @@ fn main() -> ExitCode {
     let tests = [
         failures::TESTS,
         hangs::TESTS,
+        orphans::TESTS,
         output::TESTS,
         processes::TESTS,
         stopping::TESTS,
+        texts::TESTS,
     ]
     .concat();
+    // Whoever else tests here has groups of their own.
+    let _apart = orphans::Apart::enter();
     let mut failed = 0;
     for (name, test) in tests {
         if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {

@@ -7,12 +7,14 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use cordee_launch::{LaunchError, Observer, Outcome, StopRequests, Stream, run};
+use cordee_launch::{
+    LaunchError, Observer, Outcome, Placement, StopRequests, Stream, allowed_cpus, cpu_list, run,
+};
 use cordee_protocol::{WorkerMessage, names};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Test;
+use crate::orphans::skip;
 use crate::stage::{
     Recorder, Stage, failed, is_running, launch_in, leaving_nothing, read_pid, wait_until,
 };
@@ -21,6 +23,14 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "processes::each_rank_knows_who_it_is",
         each_rank_knows_who_it_is,
+    ),
+    (
+        "processes::a_placed_rank_runs_where_it_should",
+        a_placed_rank_runs_where_it_should,
+    ),
+    (
+        "processes::memory_comes_from_the_node_that_is_asked_for",
+        memory_comes_from_the_node_that_is_asked_for,
     ),
     (
         "processes::only_meant_descriptors_reach_a_worker",
@@ -62,6 +72,9 @@ fn each_rank_knows_who_it_is() {
         .launch
         .environment
         .push(("NCCL_DEBUG".into(), "WARN".into()));
+    stage.launch.attempt = 3;
+    stage.launch.max_restarts = 5;
+    stage.launch.master = Some(("10.0.0.7".to_owned(), 29_871));
     let (outcome, recorder) = stage.run();
     assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
     for rank in 0..3 {
@@ -73,9 +86,15 @@ fn each_rank_knows_who_it_is() {
             (names::WORLD_SIZE, "3"),
             (names::LOCAL_WORLD_SIZE, "3"),
             (names::GROUP_RANK, "0"),
-            (names::MASTER_ADDR, "127.0.0.1"),
-            (names::MASTER_PORT, "0"),
-            (names::RESTART_COUNT, "0"),
+            (names::GROUP_WORLD_SIZE, "1"),
+            (names::ROLE_NAME, "default"),
+            (names::ROLE_RANK, &own),
+            (names::ROLE_WORLD_SIZE, "3"),
+            (names::MASTER_ADDR, "10.0.0.7"),
+            (names::MASTER_PORT, "29871"),
+            (names::RESTART_COUNT, "2"),
+            (names::MAX_RESTARTS, "5"),
+            (names::USE_AGENT_STORE, "False"),
             (names::RUN_ID, "test-run"),
             ("NCCL_DEBUG", "WARN"),
             ("stdin", "/dev/null"),
@@ -92,6 +111,50 @@ fn each_rank_knows_who_it_is() {
                 || lines.iter().any(|line| line.starts_with("PATH="))
         );
     }
+}
+
+fn a_placed_rank_runs_where_it_should() {
+    let allowed = allowed_cpus();
+    let last = *allowed.last().unwrap();
+    let mut stage = Stage::script(2, "grep", "");
+    stage.launch.arguments = ["Cpus_allowed_list", "/proc/self/status"]
+        .map(Into::into)
+        .to_vec();
+    stage.launch.placement = vec![
+        None,
+        Some(Placement {
+            cpus: vec![last],
+            memory_node: None,
+        }),
+    ];
+    let (outcome, recorder) = stage.run();
+    assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+    let line = |rank| recorder.lines_of(rank, Stream::Stdout)[0].replace('\t', " ");
+    assert_eq!(
+        line(0),
+        format!("Cpus_allowed_list: {}", cpu_list(&allowed))
+    );
+    assert_eq!(line(1), format!("Cpus_allowed_list: {last}"));
+}
+
+fn memory_comes_from_the_node_that_is_asked_for() {
+    // Every Linux with NUMA has a node 0; the kernel shows each mapping's policy.
+    let mut stage = Stage::script(1, "head", "");
+    stage.launch.arguments = ["-n1", "/proc/self/numa_maps"].map(Into::into).to_vec();
+    stage.launch.placement = vec![Some(Placement {
+        cpus: Vec::new(),
+        memory_node: Some(0),
+    })];
+    if !Path::new("/proc/self/numa_maps").exists() {
+        return skip("this kernel knows no NUMA");
+    }
+    let (outcome, recorder) = stage.run();
+    assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+    let lines = recorder.lines_of(0, Stream::Stdout);
+    if !lines[0].contains("prefer") {
+        return skip("the policy of memory cannot be set here");
+    }
+    assert!(lines[0].contains(" prefer:0 "), "{lines:?}");
 }
 
 fn only_meant_descriptors_reach_a_worker() {
@@ -131,25 +194,20 @@ fn only_meant_descriptors_reach_a_worker() {
 }
 
 /// The part of a launcher that is killed.
-pub(crate) fn launcher(directory: &str) -> ExitCode {
-    let launch = launch_in(
-        Path::new(directory),
-        3,
-        &["by-rank", "hang", "hang", "hang"],
-    );
-    let outcome = run(
-        &launch,
-        &mut Recorder::default(),
-        &StopRequests::new().unwrap(),
-    )
-    .unwrap();
+pub(crate) fn launcher(part: &str, directory: &str) -> ExitCode {
+    let launch = launch_in(Path::new(directory), 3, &["by-rank", part, "hang", "hang"]);
+    let mut recorder = Recorder::default();
+    let outcome = run(&launch, &mut recorder, &StopRequests::new().unwrap()).unwrap();
+    for remark in recorder.remarks {
+        println!("{remark}");
+    }
     ExitCode::from(outcome.exit_code())
 }
 
 fn a_killed_launcher_leaves_no_worker() {
     let directory = tempfile::tempdir().unwrap();
     let mut launcher = Command::new(std::env::current_exe().unwrap())
-        .arg("--as-launcher")
+        .args(["--as-launcher", "hang"])
         .arg(directory.path())
         .spawn()
         .unwrap();
@@ -211,12 +269,6 @@ fn a_child_that_keeps_the_pipes_holds_nobody_up() {
     let start = Instant::now();
     let (outcome, _) = stage.run();
     let took = start.elapsed();
-    let pid = read_pid(&stage.directory.path().join("linger"));
-    assert!(
-        is_running(pid),
-        "it left the group, so it is not ours to kill"
-    );
-    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
     assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
     assert!(took < Duration::from_secs(3), "{took:?}");
     let log = String::from_utf8(stage.log(0)).unwrap();

@@ -22,6 +22,7 @@ pub(crate) struct Recorder {
     pub(crate) skipped: u64,
     pub(crate) log_failures: Vec<(usize, PathBuf, io::ErrorKind)>,
     pub(crate) ended: Vec<(usize, Ending, bool)>,
+    pub(crate) remarks: Vec<String>,
 }
 
 impl Observer for Recorder {
@@ -45,6 +46,10 @@ impl Observer for Recorder {
     fn log_failed(&mut self, rank: usize, path: &Path, error: &io::Error) {
         self.log_failures
             .push((rank, path.to_owned(), error.kind()));
+    }
+
+    fn remark(&mut self, text: &str) {
+        self.remarks.push(text.to_owned());
     }
 
     fn ended(&mut self, rank: usize, ending: Ending, by_launcher: bool) {
@@ -121,6 +126,9 @@ pub(crate) fn launch_in(directory: &Path, world_size: usize, behaviour: &[&str])
         log_dir: directory.join("logs"),
         inherit: Vec::new(),
         environment: vec![("TEST_DIRECTORY".into(), directory.into())],
+        placement: Vec::new(),
+        master: None,
+        max_restarts: 0,
         grace: None,
         devices: Vec::new(),
         pages: None,

@@ -1,5 +1,6 @@
 //! The part of the worker: what to do is in the arguments, by rank where it matters.
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::fs::{File, OpenOptions};
 use std::io::{Write, stderr, stdout};
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use cordee_memory::{SharedMemory, SharedWords};
 use cordee_protocol::{
     Failure, Phase, StatusPage, StepProgress, WorkerEnvironment, WorkerMessage, names,
 };
-use rustix::process::{Signal, getpid, kill_process, setsid};
+use rustix::process::{Resource, Rlimit, Signal, getpid, kill_process, setrlimit, setsid};
 
 use crate::stage::{is_running, read_pid, wait_until};
 
@@ -52,6 +53,22 @@ fn act(part: &str) -> u8 {
             "await" => {
                 read_pid(&directory().join(format!("ready-{value}")));
             }
+            "panic" => panic_with(value),
+            "no-core" => setrlimit(
+                Resource::Core,
+                Rlimit {
+                    current: Some(0),
+                    maximum: Some(0),
+                },
+            )
+            .unwrap(),
+            "allocate" => handle_alloc_error(Layout::from_size_align(5 << 30, 64).unwrap()),
+            "devour" => devour(),
+            "leave" => leave_child(value),
+            "await-end" => {
+                let pid = read_pid(&directory().join(value));
+                wait_until("what another rank left has ended", || !is_running(pid));
+            }
             "after" => {
                 let pid = read_pid(&directory().join(format!("ready-{value}")));
                 wait_until("the other rank has ended", || !is_running(pid));
@@ -80,6 +97,27 @@ fn act(part: &str) -> u8 {
         }
     }
     0
+}
+
+/// A panic whose text does not depend on where this file stands.
+fn panic_with(text: &str) -> ! {
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.payload_as_str().unwrap();
+        eprintln!(
+            "\nthread 'main' (77) panicked at src/worker.rs:12:5:\n{text}\nnote: run with \
+             `RUST_BACKTRACE=1` environment variable to display a backtrace"
+        );
+    }));
+    panic!("{text}");
+}
+
+/// Takes memory until it is killed, or has 2 GiB.
+fn devour() {
+    let mut taken = Vec::new();
+    for _ in 0..2048 {
+        taken.push(vec![1_u8; 1 << 20]);
+    }
+    panic!("{} MiB were there", taken.len());
 }
 
 fn wait_for(flag: &AtomicBool) {
@@ -216,13 +254,30 @@ fn leave_child(place: &str) {
         sleep(Duration::from_millis(1));
     }
     println!("last words");
-    assert!(child.try_wait().unwrap().is_none());
+    if place == "outside" {
+        child.wait().unwrap();
+    } else {
+        assert!(child.try_wait().unwrap().is_none());
+    }
 }
 
-/// Prints for ever, in the worker's group or in a session of its own.
+/// Prints for ever, in the worker's group, in a session of its own, or with a parent of its own too and
+/// in the control group that the launcher is in.
 fn linger(place: &str) {
-    if place == "session" {
+    if place == "outside" {
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--as-worker", "linger", "escaped"]);
+        #[expect(clippy::zombie_processes, reason = "its parent ends first")]
+        again.spawn().unwrap();
+        return;
+    }
+    if place != "group" {
         setsid().unwrap();
+    }
+    if place == "escaped" {
+        // Where that is not allowed there was no group of its own either.
+        let _ = std::fs::write("/sys/fs/cgroup/unified/cgroup.procs", "0");
+        let _ = std::fs::write("/sys/fs/cgroup/cgroup.procs", "0");
     }
     write_pid("linger.new");
     std::fs::rename(directory().join("linger.new"), directory().join("linger")).unwrap();

@@ -50,9 +50,23 @@ pub(crate) fn start_until(
     observer: &mut dyn Observer,
     stop: &StopRequests,
 ) -> Result<Outcome, Failure> {
-    let launch = launch_of(job, name, logs)?;
-    cordee_launch::run(&launch, observer, stop)
-        .map_err(|error| Failure::new(ExitCode::Environment, error))
+    see_through(&launch_of(job, name, logs)?, observer, stop)
+}
+
+/// Runs a launch to its end.
+pub(crate) fn see_through(
+    launch: &Launch,
+    observer: &mut dyn Observer,
+    stop: &StopRequests,
+) -> Result<Outcome, Failure> {
+    cordee_launch::run(launch, observer, stop).map_err(|error| {
+        let hint = error.hint();
+        let failure = Failure::new(ExitCode::Environment, error);
+        match hint {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
+    })
 }
 
 /// The launch of `job`, of ranks that nobody watches for hangs.
@@ -81,6 +95,9 @@ pub(crate) fn launch_of(job: &Job, name: &str, logs: Logs) -> Result<Launch, Fai
             (names::JOB_FD, job.to_fd().map_err(environment)?),
         ],
         environment: variables,
+        placement: Vec::new(),
+        master: None,
+        max_restarts: 0,
         grace: None,
         devices: Vec::new(),
         pages: None,

@@ -10,8 +10,8 @@ use anyhow::anyhow;
 use cordee_config::Plan;
 use cordee_data::Corpus;
 use cordee_launch::{
-    Deadlines, Decision, FailureReport, Launch, Outcome, Pages, RestartPolicy, Restarts, StepTimes,
-    StopRequests, Watch,
+    Deadlines, Decision, FailureReport, Launch, Outcome, Pages, Placement, RestartPolicy, Restarts,
+    StepTimes, StopRequests, Watch,
 };
 use cordee_metrics::{
     AttemptEvent, EVENTS_FILE, Event, EventKind, Ledger, METRICS_FILE, Outcome as Recorded,
@@ -57,6 +57,7 @@ struct Supervisor<'a> {
     restarts: Restarts,
     times: Arc<Mutex<StepTimes>>,
     devices: Vec<String>,
+    placement: Vec<Option<Placement>>,
     host: String,
     number: usize,
     /// When the last attempt ended.
@@ -80,7 +81,12 @@ impl Training<'_> {
             restarts: config.max_restarts,
             window: config.restart_window.0,
         };
+        let (placement, told) = devices::placement(self.plan.device, self.plan.world_size)?;
+        if let Some(told) = told {
+            console.note(&told);
+        }
         let supervisor = Supervisor {
+            placement,
             show: Show(console),
             records,
             restarts: Restarts::new(policy),
@@ -157,11 +163,11 @@ impl Supervisor<'_> {
             records: &mut self.records,
             board: &board,
             started: Some(started),
+            remarks: Vec::new(),
             step: resumed.unwrap_or(0),
             checkpoint: resumed,
         };
-        let outcome = cordee_launch::run(&launch, &mut watching, &self.training.stop)
-            .map_err(|error| Failure::new(ExitCode::Environment, error))?;
+        let outcome = ranks::see_through(&launch, &mut watching, &self.training.stop)?;
         let (step, checkpoint) = (watching.step, watching.checkpoint);
         let decision = self.decide(&outcome, checkpoint);
         self.close(&outcome, decision.as_ref(), &board, step);
@@ -205,6 +211,8 @@ impl Supervisor<'_> {
         });
         let launch = Launch {
             devices: self.devices.clone(),
+            placement: self.placement.clone(),
+            max_restarts: plan.config.launch.max_restarts,
             pages: Some(pages),
             watch: Some(Watch {
                 deadlines: Deadlines {

@@ -16,6 +16,8 @@ pub(super) struct Watching<'a> {
     pub(super) board: &'a Arc<Board>,
     /// What is written down once all ranks have started, but for their processes.
     pub(super) started: Option<Started>,
+    /// What this machine does not allow.
+    pub(super) remarks: Vec<String>,
     /// Optimizer steps done.
     pub(super) step: u64,
     /// The step of the newest checkpoint.
@@ -43,6 +45,7 @@ impl Observer for Watching<'_> {
             pids,
             step: self.step,
             checkpoint: started.checkpoint,
+            remarks: std::mem::take(&mut self.remarks),
         };
         self.records.push(started.attempt, event, &mut self.show.0);
     }
@@ -66,6 +69,10 @@ impl Observer for Watching<'_> {
 
     fn log_failed(&mut self, rank: usize, path: &Path, error: &io::Error) {
         self.show.log_failed(rank, path, error);
+    }
+
+    fn remark(&mut self, text: &str) {
+        self.remarks.push(text.to_owned());
     }
 
     fn ended(&mut self, rank: usize, ending: Ending, by_launcher: bool) {
