@@ -67,6 +67,21 @@ impl HungRank {
         self.call.as_ref().filter(|call| call.is_under_way())
     }
 
+    /// Where it is, in words.
+    fn place(&self) -> String {
+        let at = match (self.waits_in(), &self.call) {
+            (Some(call), _) => format!("in {call}, #{} completed", call.completed),
+            (None, Some(call)) => format!("after {call}"),
+            (None, None) => "before any collective".to_owned(),
+        };
+        let step = if self.phase.is_step() {
+            format!("step {}", self.step)
+        } else {
+            format!("{} after step {}", self.phase.doing(), self.step)
+        };
+        format!("{step}, {at}, {}", self.process)
+    }
+
     /// The last collective that it has begun; 0 for none.
     fn begun(&self) -> u64 {
         self.call.as_ref().map_or(0, |call| call.sequence)
@@ -147,7 +162,7 @@ impl Hang {
         let _ = fs_err::write(&self.file, text);
     }
 
-    /// The verdict as plain text, without a final line feed: five lines.
+    /// The verdict as plain text, without a final line feed: at most five lines.
     pub fn render(&self) -> String {
         let mut text = match self.guilty[..] {
             [] => "hang: nothing happens any more, and no rank alone is to blame".to_owned(),
@@ -159,23 +174,38 @@ impl Hang {
                 self.why(ranks[0]).trim_start_matches("it ")
             ),
         };
+        for line in self.places() {
+            let _ = write!(text, "\n  {line}");
+        }
         let learned = self.p99_s.map_or_else(String::new, |p99| {
             format!(" (5 x what 99 of 100 steps take, {p99:.2} s, or launch.step_timeout)")
         });
         let _ = write!(
             text,
-            "\n  nothing done for {:.1} s, allowed are {:.1} s{learned}",
-            self.quiet_s, self.limit_s
+            "\n  nothing done for {:.1} s, allowed are {:.1} s{learned}; more: {}\nhint: {}",
+            self.quiet_s,
+            self.limit_s,
+            self.file.display(),
+            self.hint()
         );
-        for (place, ranks) in self.places() {
-            let noun = if ranks.len() == 1 { "rank" } else { "ranks" };
-            let _ = write!(text, "\n  {noun} {}: {place}", list(&ranks));
-        }
-        if let Some(stack) = self.where_the_guilty_are() {
-            let _ = write!(text, "\n  there: {stack}");
-        }
-        let _ = write!(text, "\n  more: {}", self.file.display());
         text
+    }
+
+    fn hint(&self) -> &'static str {
+        match self.guilt {
+            Guilt::Stopped => {
+                "find out who stopped it, `kill -STOP` or a debugger: all others wait for it"
+            }
+            Guilt::StuckInKernel => {
+                "`dmesg` tells what the kernel says of the device or file system; `cordee smoke` tests the machine"
+            }
+            Guilt::NeverArrived | Guilt::Quiet => {
+                "if it hangs there again, that place is the cause: its log and its stack say more"
+            }
+            Guilt::Nobody => {
+                "it is what lies between them: `cordee verify collectives` and `cordee smoke` test it"
+            }
+        }
     }
 
     /// The rank with what helps to find it.
@@ -209,34 +239,26 @@ impl Hang {
             .map_or_else(|| "the others".to_owned(), ToString::to_string)
     }
 
-    /// What ranks are at, each place once, those to blame first.
-    fn places(&self) -> Vec<(String, Vec<usize>)> {
-        let mut places: Vec<(String, Vec<usize>)> = Vec::new();
-        let mut order: Vec<_> = self.ranks.iter().collect();
-        order.sort_by_key(|rank| !self.guilty.contains(&rank.rank));
-        for rank in order {
-            let at = match (rank.waits_in(), &rank.call) {
-                (Some(call), _) => format!("in {call}, #{} completed", call.completed),
-                (None, Some(call)) => format!("after {call}"),
-                (None, None) => "before any collective".to_owned(),
-            };
-            let step = if rank.phase.is_step() {
-                format!("step {}", rank.step)
-            } else {
-                format!("{} after step {}", rank.phase.doing(), rank.step)
-            };
-            let place = format!("{step}, {at}, {}", rank.process);
-            match places.iter_mut().find(|(known, _)| *known == place) {
-                Some((_, ranks)) => ranks.push(rank.rank),
-                None => places.push((place, vec![rank.rank])),
-            }
+    /// Where ranks are, in at most two lines: those to blame, and most of the others.
+    fn places(&self) -> Vec<String> {
+        let (guilty, others): (Vec<_>, Vec<_>) = self
+            .ranks
+            .iter()
+            .partition(|rank| self.guilty.contains(&rank.rank));
+        let mut lines = Vec::new();
+        if let Some((place, ranks, _)) = together(&guilty) {
+            let there = self.where_the_guilty_are();
+            let there = there.map_or_else(String::new, |there| format!("; {there}"));
+            lines.push(format!("{}: {place}{there}", named(&ranks)));
         }
-        // At most three lines; the file has the rest.
-        if places.len() > 3 {
-            let rest: Vec<usize> = places.drain(2..).flat_map(|(_, ranks)| ranks).collect();
-            places.push(("elsewhere".to_owned(), rest));
+        if let Some((place, ranks, elsewhere)) = together(&others) {
+            let elsewhere = match elsewhere {
+                0 => String::new(),
+                count => format!("; {count} more elsewhere"),
+            };
+            lines.push(format!("{}: {place}{elsewhere}", named(&ranks)));
         }
-        places
+        lines
     }
 
     /// Where the first of those to blame is in the program, or in the kernel.
@@ -245,11 +267,11 @@ impl Hang {
         if let Some(stack) = rank.stacks.first() {
             // The file has the rest.
             let functions: Vec<_> = stack.split(" < ").take(SHOWN_FUNCTIONS).collect();
-            return Some(functions.join(" < "));
+            return Some(format!("in {}", functions.join(" < ")));
         }
         let thread = rank.threads.first()?;
         let place = thread.kernel_stack.first().unwrap_or(&thread.waits_in);
-        (!place.is_empty()).then(|| format!("{place} in the kernel (thread {})", thread.name))
+        (!place.is_empty()).then(|| format!("in the kernel's {place} (thread {})", thread.name))
     }
 
     /// What does not differ from time to time: for telling whether it is the same hang again.
@@ -265,6 +287,31 @@ impl Hang {
     pub(crate) fn is_from_outside(&self) -> bool {
         self.guilt == Guilt::Stopped
     }
+}
+
+/// `rank 1`, or `ranks 1 and 2`.
+fn named(ranks: &[usize]) -> String {
+    let noun = if ranks.len() == 1 { "rank" } else { "ranks" };
+    format!("{noun} {}", list(ranks))
+}
+
+/// The place where most of these ranks are, which they are, and how many are elsewhere.
+fn together(ranks: &[&HungRank]) -> Option<(String, Vec<usize>, usize)> {
+    let mut places: Vec<(String, Vec<usize>)> = Vec::new();
+    for rank in ranks {
+        let place = rank.place();
+        match places.iter_mut().find(|(known, _)| *known == place) {
+            Some((_, together)) => together.push(rank.rank),
+            None => places.push((place, vec![rank.rank])),
+        }
+    }
+    // Of two that are as many, the one with the smaller rank.
+    let (place, most) = places
+        .into_iter()
+        .rev()
+        .max_by_key(|(_, ranks)| ranks.len())?;
+    let elsewhere = ranks.len() - most.len();
+    Some((place, most, elsewhere))
 }
 
 /// Who is to blame, and why. `quietest` is the rank that got nothing done for the longest time.
@@ -371,10 +418,11 @@ mod tests {
         assert_eq!(
             hang.render(),
             "hang: rank 2 (GPU 2, node-b, pid 4002) is to blame: it is stopped, by a signal or a debugger\n  \
-             nothing done for 62.0 s, allowed are 60.0 s (5 x what 99 of 100 steps take, 0.31 s, or launch.step_timeout)\n  \
              rank 2: step 412, after all_reduce #1290 of 4194304 bytes, stopped\n  \
              ranks 0, 1 and 3: step 412, in all_reduce #1291 of 4194304 bytes, #1290 completed, sleeping\n  \
-             more: runs/x/logs/hang-attempt-002.json"
+             nothing done for 62.0 s, allowed are 60.0 s (5 x what 99 of 100 steps take, 0.31 s, or \
+             launch.step_timeout); more: runs/x/logs/hang-attempt-002.json\n\
+             hint: find out who stopped it, `kill -STOP` or a debugger: all others wait for it"
         );
         assert!(hang.is_from_outside());
     }
@@ -398,10 +446,10 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("\n  there: main: read_shard < next"),
+            text.contains("running; in main: read_shard < next"),
             "{text}"
         );
-        assert!(text.lines().count() <= 6, "{text}");
+        assert_eq!(text.lines().count(), 5, "{text}");
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn a_stopped_rank_is_named() {
     ] {
         assert!(text.contains(part), "`{part}` is not in\n{text}");
     }
-    assert!(text.lines().count() <= 6, "{text}");
+    assert!(text.lines().count() <= 5, "{text}");
     let file = std::fs::read_to_string(&hang.file).unwrap();
     assert!(file.contains("\"guilt\": \"stopped\""), "{file}");
 }

@@ -314,8 +314,16 @@ impl Supervisor<'_> {
                     Some(Decision::GiveUp { code, why }) => (code, why),
                     _ => (report.exit_code, String::new()),
                 };
-                let text = format!("{}\nnot restarted: {why}", report.render());
-                Err(Failure::with_code(code, anyhow!("{text}")))
+                let text = report.render();
+                let (text, hint) = match text.rsplit_once("\nhint: ") {
+                    Some((text, hint)) => (text, Some(hint)),
+                    None => (text.as_str(), None),
+                };
+                let failure = Failure::with_code(code, anyhow!("{text}\n  not restarted: {why}"));
+                Err(match hint {
+                    Some(hint) => failure.with_hint(hint),
+                    None => failure,
+                })
             }
         }
     }
