@@ -18,13 +18,14 @@ use rustix::thread::gettid;
 
 use crate::deaths::Deaths;
 use crate::log::{self, RankLog};
+use crate::member::Member;
 use crate::notice::{Inlet, Notice};
 use crate::orphans::Orphans;
 use crate::out_of_memory::OutOfMemoryKills;
 use crate::process::Identity;
 use crate::reader::Reader;
 use crate::spawn::{Provision, open_descriptors, spawn};
-use crate::supervise::{Event, Member, Supervisor};
+use crate::supervise::{Event, Supervisor};
 use crate::worker_group::{WorkerGroups, clear_leftovers};
 use crate::{
     Deadlines, LaunchError, Observer, Outcome, Pages, Placement, StepTimes, StopRequests, threads,

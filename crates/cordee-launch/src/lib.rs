@@ -38,6 +38,7 @@ mod last_words;
 mod launch;
 mod lines;
 mod log;
+mod member;
 mod notice;
 mod observer;
 mod orphans;

@@ -5,22 +5,19 @@
 //! may belong to another process.
 
 use std::path::PathBuf;
-use std::process::Child;
 use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use cordee_protocol::{ExitCode, StatusPage};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
+use crate::member::{Ended, Member};
 use crate::notice::Notice;
 use crate::orphans::{Orphans, REAP_EVERY};
 use crate::out_of_memory::OutOfMemoryKills;
-use crate::process::Stat;
 use crate::reader::LastWords;
 use crate::verdict::{Suspect, culprit};
 use crate::watchdog::Watchdog;
-use crate::worker_group::WorkerGroup;
 use crate::{
     Ending, FailureReport, Fate, Hang, HungRank, OtherRank, Outcome, ProcessState, Silence,
     SilentRank, StopRequests, Watch,
@@ -47,108 +44,6 @@ pub(crate) enum Event {
     StopRequested,
     /// The thread that called [`crate::run`] gives up.
     Abandoned,
-}
-
-/// One worker.
-#[derive(Debug)]
-pub(crate) struct Member {
-    child: Child,
-    pid: Pid,
-    log: PathBuf,
-    group: Option<WorkerGroup>,
-    /// Processes that it had started and that still ran when it had ended.
-    left: usize,
-    /// What it did when it was killed.
-    state: Option<char>,
-    ended: Option<Ended>,
-    words: Option<LastWords>,
-    killed: bool,
-    unkillable: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Ended {
-    ending: Ending,
-    order: usize,
-    at: Instant,
-    /// Killed by us, because the run was over.
-    by_launcher: bool,
-    /// A failure of its own.
-    failed: bool,
-}
-
-impl Member {
-    pub(crate) fn new(child: Child, log: PathBuf, group: Option<WorkerGroup>) -> Self {
-        let pid = Pid::from_child(&child);
-        Self {
-            child,
-            pid,
-            log,
-            group,
-            left: 0,
-            state: None,
-            ended: None,
-            words: None,
-            killed: false,
-            unkillable: false,
-        }
-    }
-
-    pub(crate) fn pid(&self) -> Pid {
-        self.pid
-    }
-
-    /// Asks the worker itself, not what it started: a data loader of its own must last until the
-    /// step boundary.
-    fn terminate(&self) {
-        if self.ended.is_none() {
-            let _ = kill_process(self.pid, Signal::TERM);
-        }
-    }
-
-    fn kill(&mut self) {
-        if self.ended.is_none() {
-            self.killed = true;
-            self.state = Stat::of(self.child.id()).map(|stat| stat.state);
-            self.kill_started();
-        }
-    }
-
-    /// Kills the worker, if it still runs, and what it started.
-    fn kill_started(&self) {
-        let _ = kill_process_group(self.pid, Signal::KILL);
-        if let Some(group) = &self.group {
-            group.kill();
-        }
-    }
-
-    /// Collects the ending of a process that ended. What it started goes first: as long as it is not
-    /// reaped, no other group can have its number.
-    fn reap(&mut self) -> Ending {
-        self.kill_started();
-        self.child
-            .wait()
-            .map_or(Ending::Unknown, Ending::from_status)
-    }
-
-    fn fate(&self) -> Fate {
-        match self.ended {
-            Some(Ended {
-                by_launcher: true, ..
-            }) => Fate::StoppedByLauncher,
-            Some(Ended { ending, .. }) => Fate::Ended(ending),
-            None => Fate::Unkillable,
-        }
-    }
-}
-
-impl Drop for Member {
-    /// A launch that fails half-way leaves nothing behind.
-    fn drop(&mut self) {
-        if self.ended.is_none() && !self.unkillable {
-            self.reap();
-        }
-    }
 }
 
 /// Watches all workers of a run.
