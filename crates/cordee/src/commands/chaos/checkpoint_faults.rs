@@ -95,6 +95,7 @@ impl Trial {
                 (&committed[..], self.records.half_written().is_empty())
             {
                 let damaged = damage(newest, fault, self.shape.every);
+                self.hit();
                 rank.signal(Signal::KILL)?;
                 damaged.map_err(|error| format!("the checkpoint stays as it is: {error:#}"))?;
                 let (newest, before) = (newest.clone(), before.clone());

@@ -270,6 +270,7 @@ impl Experiment<'_> {
             disk: None,
             launcher: None,
             interrupted: Arc::clone(&self.interrupted),
+            hit: (0, Instant::now()),
             training,
         };
         let run = trial.start(false).and_then(|()| trial.finish());
@@ -324,6 +325,7 @@ impl Experiment<'_> {
             strace_log: self.work.log("strace"),
             launcher: None,
             interrupted: Arc::clone(&self.interrupted),
+            hit: (0, Instant::now()),
             training,
         })
     }

@@ -58,6 +58,7 @@ impl Trial {
             let attempt = self.attempt()?;
             let rank = self.rank(&attempt, fault.rank)?;
             rank.signal(Signal::STOP)?;
+            self.hit();
             let stopped = cordee_metrics::unix_time();
             let status = self.wait_for("the status of a stopped rank", patience, |records| {
                 let said = records.status().filter(|status| status.time > stopped);

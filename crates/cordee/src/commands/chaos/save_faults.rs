@@ -143,7 +143,9 @@ impl Trial {
     fn trace(&mut self, fault: &Fault, tampering: Tampering) -> Result<Tracer, Halt> {
         let attempt = self.attempt()?;
         let rank = self.rank(&attempt, fault.rank)?;
-        Ok(Tracer::attach(rank.pid, tampering, &self.strace_log)?)
+        let tracer = Tracer::attach(rank.pid, tampering, &self.strace_log)?;
+        self.hit();
+        Ok(tracer)
     }
 
     /// Waits until a save succeeded.

@@ -93,6 +93,8 @@ pub(super) struct Trial {
     pub(super) records: Records,
     pub(super) launcher: Option<Launcher>,
     pub(super) interrupted: Arc<AtomicBool>,
+    /// The last step that was done when the fault at hand was injected, and when that was.
+    pub(super) hit: (u64, Instant),
 }
 
 impl Trial {
@@ -105,9 +107,9 @@ impl Trial {
 
     /// Injects a fault when it is due, and sees the run through it.
     pub(super) fn suffer(&mut self, fault: &Fault) -> Result<Verdict, Halt> {
-        let step = self.reach(fault.step)?;
+        self.reach(fault.step)?;
         self.pause(self.pace.step.mul_f64(fault.pause))?;
-        let begun = Instant::now();
+        self.hit();
         let (words, right) = match fault.kind {
             FaultKind::Kill => self.kill(fault)?,
             FaultKind::Stop => self.stop(fault)?,
@@ -120,11 +122,17 @@ impl Trial {
             }
         };
         Ok(Verdict {
-            step,
+            step: self.hit.0,
             words,
             right,
-            recovery_s: Some(begun.elapsed().as_secs_f64()),
+            recovery_s: Some(self.hit.1.elapsed().as_secs_f64()),
         })
+    }
+
+    /// Notes that the fault is injected now. Of several times the last one counts.
+    pub(super) fn hit(&mut self) {
+        let step = self.records.last_step().map_or(0, |(step, _)| step);
+        self.hit = (step, Instant::now());
     }
 
     /// Waits until the run is at its end.
@@ -183,18 +191,16 @@ impl Trial {
         }
     }
 
-    /// Waits until a step is done, and returns which one is by then.
-    fn reach(&mut self, step: u64) -> Result<u64, Halt> {
+    /// Waits until a step is done.
+    fn reach(&mut self, step: u64) -> Result<(), Halt> {
         let at = self.records.last_step().map_or(0, |(at, _)| at);
         let patience = self
             .pace
             .steps(step.saturating_sub(at) + 2 * self.shape.every);
         self.wait_for(&format!("step {step}"), patience, |records| {
-            records
-                .last_step()
-                .map(|(at, _)| at)
-                .filter(|at| *at >= step)
+            records.last_step().filter(|(at, _)| *at >= step)
         })
+        .map(drop)
     }
 
     /// Lets some time pass.
