@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::fixture::{Finished, Fixture};
 
 /// Long enough for ten faults to fall on different steps.
-const STEPS: &str = "train.steps=480";
+const STEPS: &str = "train.steps=960";
 
 /// `cordee chaos` in a folder where it makes its own temporary directories.
 fn chaos(fixture: &Fixture, more: &[&str]) -> (Command, PathBuf) {
@@ -63,7 +63,7 @@ fn a_run_under_ten_faults_ends_as_if_there_had_been_none() {
     kinds.sort_unstable();
     kinds.dedup();
     assert_eq!(kinds.len() + skipped.len(), 8, "{kinds:?}, {skipped:?}");
-    assert_eq!(report["steps"]["count"], 480);
+    assert_eq!(report["steps"]["count"], 960);
     assert_nothing_is_left(&temporary);
 }
 

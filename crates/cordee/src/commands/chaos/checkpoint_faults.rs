@@ -94,7 +94,7 @@ impl Trial {
             if let ([newest, before, ..], true) =
                 (&committed[..], self.records.half_written().is_empty())
             {
-                let damaged = damage(newest, fault, self.shape.every);
+                let damaged = damage(newest, fault);
                 self.hit();
                 rank.signal(Signal::KILL)?;
                 damaged.map_err(|error| format!("the checkpoint stays as it is: {error:#}"))?;
@@ -129,7 +129,7 @@ fn file_name(path: &Path) -> String {
 }
 
 /// Damages a checkpoint as the fault says.
-fn damage(checkpoint: &Path, fault: &Fault, every: u64) -> anyhow::Result<()> {
+fn damage(checkpoint: &Path, fault: &Fault) -> anyhow::Result<()> {
     let opened = Checkpoint::open(checkpoint)?;
     let mut draws = Draws(fault.seed);
     let writers = opened.writers();
@@ -140,11 +140,11 @@ fn damage(checkpoint: &Path, fault: &Fault, every: u64) -> anyhow::Result<()> {
     }
     let file = fs::OpenOptions::new().write(true).open(&path)?;
     file.set_len(shard.length / 2)?;
-    // What a save leaves that is cut short: the next one at this step finds it in its way.
+    // What a save leaves that is cut short: the one that comes in its place finds it in its way.
     let dir = checkpoint
         .parent()
         .context("a checkpoint lies in a directory")?;
-    let attempt = temporary_path(dir, opened.step() + every);
+    let attempt = temporary_path(dir, opened.step());
     fs::create_dir_all(&attempt)?;
     fs::write(attempt.join(&shard.file), [0; 4096])?;
     Ok(())

@@ -45,7 +45,7 @@ impl FaultKind {
         !matches!(self, Self::LauncherKill | Self::FullDisk)
     }
 
-    /// Whether training goes on meanwhile, over two saves. Other faults take the run back instead, and any
+    /// Whether training goes on meanwhile, from save to save. Other faults take the run back instead, and any
     /// number of them fits into it.
     pub(super) fn takes_saves(self) -> bool {
         matches!(self, Self::FullDisk | Self::FailingFsync | Self::SlowDisk)

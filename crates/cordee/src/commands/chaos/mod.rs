@@ -38,7 +38,7 @@ use self::{
     needs::Skipped,
     page::{Report, Told, as_json, table},
     records::Records,
-    schedule::{LEAST_SAVES, Shape},
+    schedule::{Fault, LEAST_SAVES, Shape},
     trial::{Halt, Pace, Trial, Verdict},
     work::WorkDir,
 };
@@ -188,8 +188,10 @@ impl Experiment<'_> {
         console: &mut Console,
     ) -> Result<Result<Report, Halt>, Failure> {
         let (mut kinds, mut skipped) = needs::sort(wanted);
+        // Before anything takes time.
+        self.faults(&kinds, &skipped)?;
         console.note(&format!(
-            "training {} steps undisturbed, on {} ranks",
+            "training {} steps undisturbed (ranks: {})",
             self.shape.steps, self.shape.ranks
         ));
         let begun = Instant::now();
@@ -199,17 +201,7 @@ impl Experiment<'_> {
         };
         let undisturbed_s = begun.elapsed().as_secs_f64();
         fit_into_memory(pace.checkpoint_bytes, &mut kinds, &mut skipped);
-        if kinds.is_empty() {
-            let why: Vec<_> = skipped.into_iter().map(|it| it.why).collect();
-            return Err(Failure::new(
-                ExitCode::Environment,
-                anyhow!("no fault can be injected here: {}", why.join("; ")),
-            ));
-        }
-        let faults = schedule::draw(self.args.seed, self.args.faults, &kinds, self.shape);
-        let faults = faults.map_err(|why| {
-            Failure::usage(anyhow!(why)).with_hint("ask for fewer --faults, or for other kinds")
-        })?;
+        let faults = self.faults(&kinds, &skipped)?;
         let mut report = Report {
             seed: self.args.seed,
             strict: self.args.strict,
@@ -242,6 +234,21 @@ impl Experiment<'_> {
                 .map_err(|error| Failure::new(ExitCode::Environment, error))?;
         }
         Ok(Ok(report))
+    }
+
+    /// The faults that are to come, of these kinds.
+    fn faults(&self, kinds: &[FaultKind], skipped: &[Skipped]) -> Result<Vec<Fault>, Failure> {
+        if kinds.is_empty() {
+            let mut why: Vec<_> = skipped.iter().map(|it| it.why.as_str()).collect();
+            why.dedup();
+            return Err(Failure::new(
+                ExitCode::Environment,
+                anyhow!("no fault can be injected here: {}", why.join("; ")),
+            ));
+        }
+        schedule::draw(self.args.seed, self.args.faults, kinds, self.shape).map_err(|why| {
+            Failure::usage(anyhow!(why)).with_hint("ask for fewer --faults, or for other kinds")
+        })
     }
 
     fn training(&self, name: &str) -> Training {
@@ -353,7 +360,7 @@ impl Experiment<'_> {
 /// Trains under these faults to the end.
 fn disturb(
     trial: &mut Trial,
-    faults: &[schedule::Fault],
+    faults: &[Fault],
     report: &mut Report,
     console: &mut Console,
 ) -> Result<(), Halt> {

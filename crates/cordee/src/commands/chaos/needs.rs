@@ -98,6 +98,12 @@ fn try_mount() -> Result<(), String> {
 }
 
 fn try_strace() -> Result<(), String> {
+    Command::new("strace")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .map_err(|error| format!("strace cannot be started: {error}"))?;
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mut victim = Command::new("sleep")
         .arg("60")

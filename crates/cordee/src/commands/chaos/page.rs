@@ -106,7 +106,7 @@ pub(super) fn table(report: &Report) -> String {
         let recovery = told
             .verdict
             .recovery_s
-            .map_or_else(|| "never".to_owned(), |seconds| format!("{seconds:.1} s"));
+            .map_or_else(|| "never".to_owned(), |seconds| format!("{seconds:.2} s"));
         let wrong = if told.verdict.right { "" } else { "  WRONG" };
         let _ = writeln!(
             page,
@@ -238,9 +238,9 @@ mod tests {
         assert!(report.passed());
         assert_snapshot!(table(&report), @"
         #  step  fault                 rank  verdict                            recovered in
-        1    11  kill                     2  rank 2: signal 9                          1.2 s
-        2    21  launcher kill            -  lost, no rank left                        2.5 s
-        3    31  corrupted checkpoint     2  rank 2: signal 9, back to step 20         3.8 s
+        1    11  kill                     2  rank 2: signal 9                         1.25 s
+        2    21  launcher kill            -  lost, no rank left                       2.50 s
+        3    31  corrupted checkpoint     2  rank 2: signal 9, back to step 20        3.75 s
 
         skipped: full disk: a tmpfs cannot be mounted: Operation not permitted
         4 attempts, 71 % of their time trained; 59 s, undisturbed 41 s; seed 3
@@ -270,8 +270,8 @@ mod tests {
         assert!(!report.passed());
         assert_snapshot!(table(&report), @"
         #  step  fault                 rank  verdict                                               recovered in
-        1    11  kill                     2  failed, rank 1: signal 9, should be rank 2: signal 9         1.2 s  WRONG
-        2    21  launcher kill            -  lost, no rank left                                           2.5 s
+        1    11  kill                     2  failed, rank 1: signal 9, should be rank 2: signal 9        1.25 s  WRONG
+        2    21  launcher kill            -  lost, no rank left                                          2.50 s
         3    31  corrupted checkpoint     2  waited for the verdict, in vain for 60 s                     never  WRONG
 
         skipped: full disk: a tmpfs cannot be mounted: Operation not permitted

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use cordee_metrics::{EventKind, unix_time};
 
 use super::{
+    disk::SmallDisk,
     records::Records,
     schedule::Fault,
     strace::{Tampering, Tracer},
@@ -57,23 +58,18 @@ impl Trial {
         })
     }
 
-    fn full_until_refused(&mut self, disk: &super::disk::SmallDisk) -> Result<Save, Halt> {
+    fn full_until_refused(&mut self, disk: &SmallDisk) -> Result<Save, Halt> {
         let begun = unix_time();
         let patience = self.pace.steps(2 * self.shape.every);
-        self.wait_for("a save that is refused", patience, |records| {
+        let save = self.wait_for("a save that is refused", patience, |records| {
             // Again and again: a save that began before makes room at its end.
             if let Err(error) = disk.fill() {
-                let outcome = Err(format!("the disk cannot be filled: {error}"));
-                return Some(Save {
-                    step: 0,
-                    time: begun,
-                    outcome,
-                });
+                return Some(Err(format!("the disk cannot be filled: {error}")));
             }
-            saves_since(records, begun)
-                .into_iter()
-                .find(|save| save.outcome.is_err())
-        })
+            let saves = saves_since(records, begun);
+            saves.into_iter().find(|save| save.outcome.is_err()).map(Ok)
+        })?;
+        Ok(save?)
     }
 
     /// Has every fsync of a rank fail until a save was refused.
@@ -112,7 +108,6 @@ impl Trial {
         let writes = share.div_ceil(BYTES_OF_A_WRITE).max(1);
         let fitting = DELAYS_OF_A_SAVE / u32::try_from(writes).unwrap_or(u32::MAX);
         let delay = DELAY.min(fitting);
-        let attempt = self.attempt()?;
         let tracer = self.trace(fault, Tampering::Delay(delay))?;
         let begun = unix_time();
         let patience = self.pace.steps(2 * self.shape.every);
@@ -126,9 +121,7 @@ impl Trial {
         });
         tracer.detach();
         let Save { step, outcome, .. } = save?;
-        let failed = self.records.ending(attempt.number).is_some();
         Ok(match outcome {
-            Ok(_) if failed => ("the attempt ended".to_owned(), false),
             Ok(seconds) if seconds >= (delay * LEAST_DELAYS).as_secs_f64() => {
                 (format!("step {step} saved in {seconds:.1} s"), true)
             }

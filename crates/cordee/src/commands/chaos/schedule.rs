@@ -37,10 +37,10 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// Steps that a fault takes during which training goes on: one save, and one more, and a step in which
-    /// it may have begun.
+    /// Steps that a fault takes during which training goes on: a save that it is too late for, one that it
+    /// hits, and one that succeeds again.
     fn steps_for_saves(self) -> u64 {
-        2 * self.every + 1
+        3 * self.every
     }
 
     /// The last step of a fault.
@@ -176,7 +176,7 @@ mod tests {
                 assert!(fault.rank < 4 && (0.0..1.0).contains(&fault.pause));
                 assert!(fault.step >= free, "{faults:?}");
                 free = if fault.kind.takes_saves() {
-                    fault.step + 2 * SHAPE.every + 1
+                    fault.step + SHAPE.steps_for_saves()
                 } else {
                     fault.step
                 };
@@ -211,6 +211,6 @@ mod tests {
             draw(seed, 10, FaultKind::value_variants(), shape).unwrap();
         }
         let error = draw(1, 10, &[FaultKind::SlowDisk], shape).unwrap_err();
-        assert!(error.contains("room for 4 faults"), "{error}");
+        assert!(error.contains("room for 3 faults"), "{error}");
     }
 }

@@ -110,7 +110,8 @@ impl Trial {
         self.reach(fault.step)?;
         self.pause(self.pace.step.mul_f64(fault.pause))?;
         self.hit();
-        let (words, right) = match fault.kind {
+        let attempt = self.attempt()?;
+        let (mut words, mut right) = match fault.kind {
             FaultKind::Kill => self.kill(fault)?,
             FaultKind::Stop => self.stop(fault)?,
             FaultKind::LauncherKill => self.kill_launcher()?,
@@ -121,6 +122,14 @@ impl Trial {
                 self.damaged_checkpoint(fault)?
             }
         };
+        if fault.kind.takes_saves()
+            && let Some(ending) = self.records.ending(attempt.number)
+        {
+            // Nothing of that may end an attempt.
+            let why = ending.failure.map_or_else(String::new, |it| it.class);
+            words = format!("{words}, and the attempt ended: {why}");
+            right = false;
+        }
         Ok(Verdict {
             step: self.hit.0,
             words,
@@ -175,6 +184,11 @@ impl Trial {
             let ended = self.launcher.as_mut().and_then(Launcher::ended);
             if let Some(seen) = look(&mut self.records) {
                 return Ok(seen);
+            }
+            if ended.is_some_and(|status| status.success()) {
+                return Err(Halt::GivenUp(format!(
+                    "waiting for {what}, and the run is at its end"
+                )));
             }
             if let Some(status) = ended {
                 return Err(Halt::GivenUp(format!(
