@@ -207,7 +207,13 @@ impl Watchdog {
             return;
         }
         match self.steps {
-            None => self.steps = Some((status.step, 0, spent)),
+            None => {
+                // Short steps are over before anybody looks: none of them took longer than all together.
+                if !spent.is_zero() {
+                    self.times.note(1, spent);
+                }
+                self.steps = Some((status.step, 0, spent));
+            }
             Some((before, done, spent_before)) if status.step > before => {
                 let steps = status.step - before;
                 let done = done + steps;
@@ -277,6 +283,19 @@ mod tests {
         let expired = scene.pass(3, ProcessState::Sleeping).unwrap();
         assert_eq!((expired.rank, expired.limit), (1, DEADLINES.step));
         assert!(expired.p99.is_some());
+    }
+
+    #[test]
+    fn steps_that_were_over_before_the_first_look_are_steps() {
+        let mut scene = Scene::new();
+        for step in 1..4 {
+            for page in &scene.pages {
+                page.enter(Phase::Training, step);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let expired = scene.pass(3, ProcessState::Sleeping).unwrap();
+        assert_eq!(expired.limit, DEADLINES.step);
     }
 
     #[test]

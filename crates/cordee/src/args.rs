@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use cordee_config::{ByteSize, ComputePrecision, DeviceChoice};
 use cordee_protocol::Collective;
 
-use crate::console::ProgressMode;
+use crate::{commands::FaultKind, console::ProgressMode};
 
 /// Train transformer language models, over worker processes that move in step.
 #[derive(Debug, Parser)]
@@ -32,6 +32,10 @@ pub(crate) enum Command {
     /// little training. Ends with 0 where nothing is bad, else with 3. What could not be looked at is
     /// unknown: it is listed, and makes no failure unless by --strict.
     Smoke(SmokeArgs),
+    /// Train a config while ranks are killed and stopped, the disk is full and checkpoints are damaged, and
+    /// compare with an undisturbed run. Ends with 0 where every fault was named rightly and recovered from,
+    /// and losses and weights are the same to the bit, else with 1.
+    Chaos(ChaosArgs),
     /// Tell what this machine has to compute with, and what is missing. Ends with 0 where all is there
     /// that this build needs, else with 3.
     Doctor(DoctorArgs),
@@ -308,6 +312,36 @@ pub(crate) struct SmokeArgs {
     /// Print one JSON object in place of a table.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChaosArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Faults in all.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least_one)]
+    pub(crate) faults: usize,
+    /// Decides which faults there are, at which steps and of which ranks.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Worker processes.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
+    pub(crate) workers: usize,
+    /// Where both runs go, and stay [default: a temporary directory, which stays if something is wrong].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Kinds of faults to choose from, separated by commas [default: all that this machine allows].
+    #[arg(long, value_enum, value_name = "KINDS", value_delimiter = ',')]
+    pub(crate) only: Vec<FaultKind>,
+    /// A kind of fault that this machine does not allow is a failure.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Print one JSON object in place of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Set where the command has started itself in a mount namespace of its own.
+    #[arg(long, hide = true)]
+    pub(crate) own_mounts: bool,
 }
 
 #[derive(Debug, Args)]

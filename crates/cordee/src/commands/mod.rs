@@ -1,6 +1,7 @@
 //! One file per command; those that need the engine are in `src/engine`.
 
 mod bench;
+mod chaos;
 mod checkpoint;
 mod config;
 mod doctor;
@@ -13,6 +14,7 @@ mod verify;
 
 use crate::{Engine, Verb, args::Command, failure::Failure, worker_program};
 
+pub(crate) use self::chaos::FaultKind;
 pub use self::{checkpoint::valid_checkpoint, config::load, prepare::cache_directory};
 
 /// Runs a command to its end.
@@ -23,6 +25,7 @@ pub(crate) fn run(command: Command, engine: Option<Engine>) -> Result<u8, Failur
         Command::Config(command) => return config::run(&command),
         Command::Checkpoint(command) => return checkpoint::run(&command),
         Command::Smoke(args) => return smoke::run(&args),
+        Command::Chaos(args) => return chaos::run(&args),
         Command::Doctor(args) => return Ok(doctor::run(&args)),
         Command::Verify(command) => return verify::run(&command),
         Command::Plan(args) => Verb::Plan(args),
