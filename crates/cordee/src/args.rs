@@ -1,11 +1,18 @@
 //! What can be typed. Structs and their help only; what a command does is in `commands`.
 
+mod launch;
+mod runs;
+
 use std::{path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cordee_config::{ByteSize, ComputePrecision, DeviceChoice};
 use cordee_protocol::Collective;
 
+pub(crate) use self::{
+    launch::LaunchArgs,
+    runs::{RunsCommand, StatusArgs},
+};
 use crate::{commands::FaultKind, console::ProgressMode};
 
 /// Train transformer language models, over worker processes that move in step.
@@ -20,6 +27,14 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Train a model as a config says.
     Train(TrainArgs),
+    /// Tell how a run stands: what every rank is doing, and where the time went so far.
+    Status(StatusArgs),
+    /// Look at runs, past and present.
+    #[command(subcommand)]
+    Runs(RunsCommand),
+    /// Start any program that is written for torchrun, one process per rank: output in a log for each,
+    /// the first failure named, no process left behind.
+    Launch(Box<LaunchArgs>),
     /// Tell how much memory each rank of a run will need, and what to change where it does not fit.
     Plan(PlanArgs),
     /// Measure how fast this machine computes.

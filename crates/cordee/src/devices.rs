@@ -57,6 +57,12 @@ pub fn one_device(device: DeviceArg) -> Result<DeviceKind, Failure> {
     self::device(device.choice(), ComputePrecision::F32, 1)
 }
 
+/// How many GPUs a process that is started now would see.
+pub(crate) fn visible_gpus() -> Result<usize, Failure> {
+    let count = gpus::count().map_err(|why| Failure::new(ExitCode::Environment, why))?;
+    Ok(visible(env::var_os(VISIBLE), count.unwrap_or(0)))
+}
+
 /// How many workers share a GPU: one, but where a test says otherwise. Neighbours by local rank do.
 pub fn workers_per_gpu() -> Result<usize, Failure> {
     let Ok(text) = env::var(WORKERS_PER_GPU) else {

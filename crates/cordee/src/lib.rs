@@ -22,6 +22,7 @@ mod machine;
 #[cfg(test)]
 mod reference;
 mod run_dir;
+mod run_record;
 mod worker_program;
 
 use std::process;

@@ -69,6 +69,14 @@ fn environment() -> String {
             "XDG_CACHE_HOME",
             "tokenised data is kept in `$XDG_CACHE_HOME/cordee`, else in `~/.cache/cordee`; `data.cache_dir` comes first. Compiled kernels are kept in `kernels` there",
         ),
+        (
+            "PYTHON_EXEC",
+            "the Python that `cordee launch` runs scripts with, in place of `python3`",
+        ),
+        (
+            "PET_NPROC_PER_NODE",
+            "`--nproc-per-node` of `cordee launch`, and so each of its options by its name; what is typed comes first",
+        ),
         ("NO_COLOR", "turns colour off"),
         (
             WORKERS_PER_GPU,

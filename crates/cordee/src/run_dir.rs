@@ -3,8 +3,10 @@
 use std::{
     ffi::OsString,
     fs::{File, TryLockError},
-    io::Write as _,
+    io::{ErrorKind, Write as _},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, anyhow};
@@ -34,6 +36,9 @@ const BEFORE_RUN: [&str; 9] = [
 
 /// Held by the process that is at work in a run directory.
 const LOCK: &str = ".lock";
+
+/// How long the lock may be somebody's who only looks whether it is held.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A run directory.
 #[derive(Clone, Debug)]
@@ -90,8 +95,9 @@ impl RunDir {
             .open(&path)
             .map_err(environment)?;
         let mut file = file.into_file();
+        let is_taken = || matches!(file.try_lock(), Err(TryLockError::WouldBlock));
         // A file system without locks is no reason not to train.
-        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+        if is_taken() && (0..5).all(|_| still_taken(&is_taken)) {
             let pid = std::io::read_to_string(&file).unwrap_or_default();
             let error = anyhow!(
                 "another cordee (pid {}) is at work in {}",
@@ -106,6 +112,21 @@ impl RunDir {
             .and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(environment)?;
         Ok(file)
+    }
+
+    /// Whether a process is at work here; `None` where the file system does not tell.
+    pub(crate) fn is_locked(&self) -> Option<bool> {
+        let file = match File::open(self.0.join(LOCK)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Some(false),
+            Err(_) => return None,
+        };
+        // Held for no longer than this function, and together with others who look.
+        match file.try_lock_shared() {
+            Ok(()) => Some(false),
+            Err(TryLockError::WouldBlock) => Some(true),
+            Err(TryLockError::Error(_)) => None,
+        }
     }
 
     /// The refusal to begin a run where there is something already.
@@ -131,6 +152,49 @@ impl RunDir {
         facts["attempt"] = attempt.into();
         let text = format!("{}\n", serde_json::to_string_pretty(&facts)?);
         replace(&path, text.as_bytes())
+    }
+
+    /// The runs in a directory, in the order of their names.
+    pub(crate) fn all_in(directory: &Path) -> std::io::Result<Vec<Self>> {
+        let entries = fs::read_dir(directory)?;
+        let mut runs: Vec<Self> = entries
+            .filter_map(|entry| absolute(&entry.ok()?.path()).ok().map(Self))
+            .filter(Self::has_run)
+            .collect();
+        runs.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok(runs)
+    }
+
+    /// The run that a person means by `given`: its directory, its name among the runs, or nothing,
+    /// which means the one that was started last.
+    pub(crate) fn meant(given: Option<&Path>) -> Result<Self, Failure> {
+        let hint = "`cordee runs ls` lists those in runs/, `cordee runs ls DIR` those in DIR";
+        let Some(given) = given else {
+            let runs = Self::all_in(Path::new(RUNS)).unwrap_or_default();
+            let newest = runs.into_iter().max_by_key(Self::last_start);
+            return newest.ok_or_else(|| {
+                Failure::usage(anyhow!("there is no run in {RUNS}/"))
+                    .with_hint("name the directory of a run; `cordee train CONFIG` starts one")
+            });
+        };
+        let among_runs = Path::new(RUNS).join(given);
+        for path in [given, &among_runs] {
+            let run = Self(absolute(path)?);
+            if run.has_run() {
+                return Ok(run);
+            }
+        }
+        let error = if given.exists() {
+            anyhow!("{} is not a run directory", given.display())
+        } else {
+            anyhow!("there is no run {}", given.display())
+        };
+        Err(Failure::usage(error).with_hint(hint))
+    }
+
+    /// When it was last started, as far as its files tell.
+    fn last_start(&self) -> Option<SystemTime> {
+        fs::metadata(self.0.join("env.json")).ok()?.modified().ok()
     }
 
     /// The directory for a fresh run: `given`, or a new one named after the config and the time.
@@ -236,6 +300,12 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a lock is another's after a while, too.
+fn still_taken(is_taken: &dyn Fn() -> bool) -> bool {
+    thread::sleep(LOOK);
+    is_taken()
+}
+
 /// The newest run of a config: names end in the time, so the last by name is the newest.
 fn newest_run(name: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(RUNS).ok()?;
@@ -277,4 +347,30 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
         )));
     }
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looks_whether_a_run_is_held_holds_nobody_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir(folder.path().to_owned());
+        assert_eq!(run.is_locked(), Some(false));
+        let held = run.lock().unwrap();
+        assert_eq!(run.is_locked(), Some(true));
+        assert!(run.lock().is_err());
+        drop(held);
+        assert_eq!(run.is_locked(), Some(false));
+        let looker = File::open(folder.path().join(LOCK)).unwrap();
+        looker.lock_shared().unwrap();
+        let looked = thread::spawn(move || {
+            thread::sleep(LOOK / 2);
+            drop(looker);
+        });
+        let held = run.lock();
+        assert!(held.is_ok(), "{held:?}");
+        looked.join().unwrap();
+    }
 }

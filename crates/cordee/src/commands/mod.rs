@@ -5,10 +5,13 @@ mod chaos;
 mod checkpoint;
 mod config;
 mod doctor;
+mod launch;
 mod prepare;
 mod ranks;
 mod resume;
+mod runs;
 mod smoke;
+mod status;
 mod train;
 mod verify;
 
@@ -28,6 +31,9 @@ pub(crate) fn run(command: Command, engine: Option<Engine>) -> Result<u8, Failur
         Command::Chaos(args) => return chaos::run(&args),
         Command::Doctor(args) => return Ok(doctor::run(&args)),
         Command::Verify(command) => return verify::run(&command),
+        Command::Status(args) => return status::run(&args),
+        Command::Runs(command) => return runs::run(&command),
+        Command::Launch(args) => return launch::run(&args),
         Command::Plan(args) => Verb::Plan(args),
         Command::Generate(args) => Verb::Generate(args),
         Command::Export(args) => Verb::Export(args),

@@ -5,6 +5,7 @@
 //! what a command was asked to print. The console shows what it is told and knows nothing of how
 //! ranks run; what text looks like is in `lines`, `summary` and `style`, which print nothing.
 
+mod goodput;
 mod lines;
 mod numbers;
 mod pace;
@@ -14,6 +15,7 @@ mod samples;
 mod screen;
 mod style;
 mod summary;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use anstream::AutoStream;
 use anstream::adapter::strip_str;
+use cordee_metrics::Ledger;
 use cordee_protocol::{Banner, Failure, StepProgress, WorkerMessage};
 use indicatif::ProgressDrawTarget;
 
@@ -29,6 +32,12 @@ pub use self::numbers::bytes;
 use self::pace::Pace;
 use self::repeats::Repeats;
 use self::screen::Screen;
+pub(crate) use self::{
+    goodput::{goodput, goodput_table, share},
+    numbers::{compact, duration},
+    style::harmless,
+    table::{Side, table},
+};
 
 /// Longest silence about one stage of a preparation.
 const STAGE_SILENCE: Duration = Duration::from_secs(10);
@@ -260,6 +269,13 @@ impl Console {
         self.screen.show(&style::error(text));
     }
 
+    /// Shows where the time of a run went, over all of its attempts.
+    pub(crate) fn goodput(&mut self, ledger: &Ledger, attempts: usize) {
+        if matches!(self.show, Show::Bar | Show::Plain) {
+            self.screen.show(&goodput::goodput(ledger, attempts));
+        }
+    }
+
     /// Shows something said in passing.
     pub(crate) fn note(&mut self, text: &str) {
         if self.show != Show::Nothing {
@@ -330,7 +346,21 @@ fn looks_like_error(line: &str) -> bool {
         line.get(..word.len())
             .is_some_and(|head| head.eq_ignore_ascii_case(word))
     };
-    line.contains("panicked at") || ["error", "fatal"].into_iter().any(starts)
+    line.contains("panicked at")
+        || ["error", "fatal"].into_iter().any(starts)
+        || is_python_exception(line)
+}
+
+/// Whether it is the last line of what Python says of an exception: `torch.OutOfMemoryError: CUDA out
+/// of memory`. `PyTorch` puts the rank before it.
+fn is_python_exception(line: &str) -> bool {
+    let line = match line.split_once("]: ") {
+        Some((rank, line)) if rank.starts_with("[rank") => line,
+        _ => line,
+    };
+    let name = line.split(':').next().unwrap_or_default();
+    let is_name = |it: char| it.is_alphanumeric() || it == '_' || it == '.';
+    name.chars().all(is_name) && (name.ends_with("Error") || name.ends_with("Exception"))
 }
 
 /// What makes two lines the same, whichever way they came here.

@@ -1,7 +1,7 @@
 //! Numbers as people read them: three or four digits and a unit.
 
 /// A count or rate: `950`, `12.3k`, `1.6M`.
-pub(super) fn compact(number: f64) -> String {
+pub(crate) fn compact(number: f64) -> String {
     let mut scaled = number;
     for unit in ["", "k", "M", "G"] {
         // What rounds to 1000 belongs to the next unit.
@@ -40,7 +40,7 @@ pub(super) fn seconds(time: f64) -> String {
 }
 
 /// A time that matters to the second, in its two largest units: `38s`, `1m38s`, `6h38m`, `2d04h`.
-pub(super) fn duration(time: f64) -> String {
+pub(crate) fn duration(time: f64) -> String {
     if !time.is_finite() {
         return "unknown".to_owned();
     }

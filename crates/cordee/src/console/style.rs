@@ -43,7 +43,7 @@ fn severe(word: &str, style: Style, text: &str) -> String {
 }
 
 /// Text from a model or a file, without what could steer a terminal.
-pub(super) fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     let shown = text.chars().map(|character| match character {
         '\n' | '\t' => character,
         _ if character.is_control() => char::REPLACEMENT_CHARACTER,

@@ -360,3 +360,18 @@ fn a_bar_needs_a_terminal() {
         assert_eq!(shown(mode, terminal), expected);
     }
 }
+
+#[test]
+fn what_people_look_for_first_in_a_log() {
+    let errors = [
+        "error: no room",
+        "FATAL: no room",
+        "thread 'main' panicked at src/main.rs:1",
+        "ValueError: layer 7 is missing",
+        "[rank1]: torch.OutOfMemoryError: CUDA out of memory",
+        "subprocess.TimeoutExpired is no error to us, this is one of Exception",
+    ];
+    let found: Vec<_> = errors.iter().filter(|it| looks_like_error(it)).collect();
+    assert_eq!(found.len(), 5, "{found:?}");
+    assert!(!looks_like_error("Traceback (most recent call last):"));
+}

@@ -179,11 +179,7 @@ fn a_rank_that_hangs_is_named() {
     let ranks = workers(child.id());
     kill_process(ranks[1], Signal::STOP).unwrap();
     let finished = Finished::from(child.wait_with_output().unwrap()).expect(95);
-    finished.says(&[
-        "rank 0 waited",
-        "for rank 1",
-        "the rank that did not arrive",
-    ]);
+    finished.says(&["rank 0 waited", "for rank 1", "find out who stopped rank 1"]);
     assert_gone(&ranks);
 }
 

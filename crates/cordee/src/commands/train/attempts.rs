@@ -297,6 +297,7 @@ impl Supervisor<'_> {
     fn end(mut self, outcome: Outcome, decision: Option<Decision>) -> Result<u8, Failure> {
         let console = &mut self.show.0;
         console.finish();
+        console.goodput(&self.ledger, self.number);
         match outcome {
             Outcome::Done => Ok(ExitCode::Done.code()),
             Outcome::Stopped => {
