@@ -30,18 +30,22 @@ fn chaos(fixture: &Fixture, more: &[&str]) -> (Command, PathBuf) {
     (command, temporary)
 }
 
-/// Asserts that no file, mount or process is left of what went on in a directory.
+/// Asserts that nothing is left of what went on in a folder: no process or mount, and no temporary file.
 fn assert_nothing_is_left(temporary: &Path) {
     let files: Vec<_> = fs::read_dir(temporary).unwrap().collect();
     assert!(files.is_empty(), "{files:?}");
-    let name = temporary.to_str().unwrap();
+    let folder = temporary.parent().unwrap();
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    assert!(!mounts.contains(name), "{mounts}");
+    assert!(!mounts.contains(folder.to_str().unwrap()), "{mounts}");
     for entry in fs::read_dir("/proc").unwrap() {
-        // A process may be gone by the time it is asked.
-        let command = entry.unwrap().path().join("cmdline");
-        let command = fs::read_to_string(command).unwrap_or_default();
-        assert!(!command.contains(name), "{command} is left");
+        let process = entry.unwrap().path();
+        // Whatever was started there is at work there; it may be gone by the time it is asked.
+        let at_work = fs::read_link(process.join("cwd")).unwrap_or_default();
+        assert!(
+            !at_work.starts_with(folder),
+            "{} is left",
+            process.display()
+        );
     }
 }
 
@@ -67,28 +71,57 @@ fn a_run_under_ten_faults_ends_as_if_there_had_been_none() {
     assert_nothing_is_left(&temporary);
 }
 
+/// Waits until the second run, in `dir`, trains.
+fn wait_for_disturbed(dir: impl Fn() -> PathBuf) {
+    let begun = Instant::now();
+    while !dir().join("disturbed/metrics.jsonl").exists() {
+        assert!(begun.elapsed() < Duration::from_mins(2), "it never began");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn an_interrupt_leaves_nothing_behind() {
     let fixture = Fixture::new();
     let (mut command, temporary) = chaos(&fixture, &[]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
-    // Where the second run writes, with a small disk mounted and ranks at work.
-    let begun = Instant::now();
-    let at_work = || {
-        let mut runs = fs::read_dir(&temporary).unwrap();
-        runs.any(|run| run.unwrap().path().join("disturbed/metrics.jsonl").exists())
-    };
-    while !at_work() {
-        assert!(begun.elapsed() < Duration::from_mins(2), "it never began");
-        thread::sleep(Duration::from_millis(10));
-    }
+    // Where a small disk is mounted and ranks are at work.
+    wait_for_disturbed(|| {
+        let made = fs::read_dir(&temporary).unwrap().next();
+        made.map_or_else(PathBuf::new, |made| made.unwrap().path())
+    });
     kill_process(
         Pid::from_raw(child.id().cast_signed()).unwrap(),
         Signal::INT,
     )
     .unwrap();
     Finished::from(child.wait_with_output().unwrap()).expect(130);
+    assert_nothing_is_left(&temporary);
+}
+
+#[test]
+fn a_loss_that_is_another_in_its_last_digit_is_found_out() {
+    let fixture = Fixture::new();
+    let more = ["--only", "kill", "--faults", "1", "--dir", "both"];
+    let (mut command, temporary) = chaos(&fixture, &more);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    wait_for_disturbed(|| fixture.path("both"));
+    // The undisturbed run is over, and nobody but this test writes there.
+    let path = fixture.path("both/undisturbed/metrics.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    let loss = fixture.losses("both/undisturbed")[499];
+    let other = f64::from_bits(loss.to_bits() ^ 1);
+    let changed = text.replacen(&format!("{loss:?}"), &format!("{other:?}"), 1);
+    assert_ne!(text, changed);
+    fs::write(&path, changed).unwrap();
+    let finished = Finished::from(child.wait_with_output().unwrap()).expect(1);
+    let told = format!("step 500: loss is {loss:?}, undisturbed {other:?}");
+    assert!(finished.stdout.contains(&told), "{}", finished.stdout);
+    assert!(finished.stdout.contains("FAILED, 1 of 1 faults"));
+    // Both runs stay for a look.
+    assert!(fixture.path("both/disturbed/checkpoints/LATEST").exists());
     assert_nothing_is_left(&temporary);
 }
 

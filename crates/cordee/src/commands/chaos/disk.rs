@@ -93,8 +93,6 @@ fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::print_stdout, reason = "a test that skips says so")]
-
     use super::*;
 
     #[test]

@@ -49,7 +49,7 @@ impl Report {
             && equal(&self.steps)
             && equal(&self.tensors)
             && self.left.is_empty()
-            && !(self.strict && !self.skipped.is_empty())
+            && (!self.strict || self.skipped.is_empty())
     }
 
     /// Why it did not pass, in the order in which it happened.

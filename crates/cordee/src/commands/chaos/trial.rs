@@ -25,7 +25,7 @@ use super::{
 const TICK: Duration = Duration::from_millis(5);
 
 /// What any wait is given beside the work that is waited for: other programs use this machine, too.
-const SLACK: Duration = Duration::from_secs(60);
+const SLACK: Duration = Duration::from_mins(1);
 
 /// How many times as long as undisturbed work may take.
 const SLOWEST: u32 = 20;
@@ -154,12 +154,12 @@ impl Trial {
             };
             if let Some(status) = launcher.ended() {
                 self.launcher = None;
-                return match status.success() {
-                    true => Ok(()),
-                    false => Err(Halt::GivenUp(format!(
-                        "after the last fault the launcher ended with {status}"
-                    ))),
-                };
+                if status.success() {
+                    return Ok(());
+                }
+                return Err(Halt::GivenUp(format!(
+                    "after the last fault the launcher ended with {status}"
+                )));
             }
             if Instant::now() > deadline {
                 return Err(Halt::GivenUp(
