@@ -314,9 +314,11 @@ mod tests {
             recomputation_s: 1.5,
             down_s: 0.5,
         };
-        assert_eq!(ledger.total_s(), 10.0);
-        assert_eq!(ledger.effective(), 0.7);
-        assert_eq!((ledger + ledger).total_s(), 20.0);
+        let close =
+            |found: f64, expected: f64| assert!((found - expected).abs() < 1e-12, "{found}");
+        close(ledger.total_s(), 10.0);
+        close(ledger.effective(), 0.7);
+        close((ledger + ledger).total_s(), 20.0);
         assert!(Ledger::default().effective().is_nan());
     }
 

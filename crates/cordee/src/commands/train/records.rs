@@ -20,7 +20,7 @@ impl Records {
         let known = Attempts::read(run.path()).unwrap_or_default();
         let file = Attempts::open(run.path())
             .inspect_err(|error| {
-                console.warning(&format!("{ATTEMPTS_FILE} is not written: {error}"))
+                console.warning(&format!("{ATTEMPTS_FILE} is not written: {error}"));
             })
             .ok();
         let mut records = Self { file };
