@@ -15,6 +15,7 @@ use cordee_checkpoint::{
 };
 use cordee_comm::{ProcessGroup, shard_range};
 use cordee_memory::{Buffer, Layout};
+use cordee_protocol::StatusPage;
 use serde::{Deserialize, Serialize};
 
 use crate::{TrainError, TrainState, held::Held};
@@ -42,6 +43,7 @@ pub(crate) struct Checkpoints {
     piece_size: usize,
     keep: usize,
     deadline: Duration,
+    status: StatusPage,
 }
 
 /// How a save ended, the same on every rank.
@@ -142,16 +144,18 @@ fn on_host(buffer: &Buffer) -> Result<Cow<'_, [u8]>, TrainError> {
 
 /// What this rank has of what is saved, in the host's memory.
 struct Snapshot<'a> {
+    status: &'a StatusPage,
     layout: &'a Layout,
     buffers: [(&'static str, Cow<'a, [u8]>, &'a Held); 3],
 }
 
 impl<'a> Snapshot<'a> {
-    fn of(state: &'a TrainState) -> Result<Self, TrainError> {
+    fn of(state: &'a TrainState, status: &'a StatusPage) -> Result<Self, TrainError> {
         let [first, second, third] = state
             .persistent()
             .map(|(prefix, buffer, held)| Ok::<_, TrainError>((prefix, on_host(buffer)?, held)));
         Ok(Self {
+            status,
             layout: &state.layout,
             buffers: [first?, second?, third?],
         })
@@ -160,6 +164,8 @@ impl<'a> Snapshot<'a> {
 
 impl TensorSource for Snapshot<'_> {
     fn copy_bytes(&self, tensor: &str, offset: u64, out: &mut [u8]) -> Result<(), String> {
+        // A large share takes longer than a rank may be quiet.
+        self.status.progress();
         let width = self.layout.dtype().size_in_bytes();
         // Longest prefix first: the weights' is empty.
         for (prefix, bytes, held) in self.buffers.iter().rev() {
@@ -187,6 +193,7 @@ impl Checkpoints {
         run_dir: &Path,
         state: &TrainState,
         plan: &cordee_config::Plan,
+        status: &StatusPage,
     ) -> Result<Self, TrainError> {
         let config = &plan.config.checkpoint;
         Ok(Self {
@@ -195,6 +202,7 @@ impl Checkpoints {
             piece_size: config.piece_size.0 as usize,
             keep: config.keep,
             deadline: plan.config.parallel.timeout.0,
+            status: status.clone(),
         })
     }
 
@@ -220,7 +228,7 @@ impl Checkpoints {
             return Ok(abandoned);
         }
         let temporary = checkpoint::temporary_path(&self.dir, step);
-        let (snapshot, hash) = (Snapshot::of(state)?, replica_hash(state)?);
+        let (snapshot, hash) = (Snapshot::of(state, &self.status)?, replica_hash(state)?);
         let written = self
             .write_share(&temporary, rank, &snapshot, hash)
             .map_err(Refusal::from);
@@ -346,7 +354,11 @@ impl Checkpoints {
 }
 
 /// Fills `state` from a checkpoint and returns what it says of its run.
-pub(crate) fn restore(path: &Path, state: &mut TrainState) -> Result<RunState, TrainError> {
+pub(crate) fn restore(
+    path: &Path,
+    state: &mut TrainState,
+    status: &StatusPage,
+) -> Result<RunState, TrainError> {
     let checkpoint = Checkpoint::open(path)?;
     let run: RunState = serde_json::from_value(checkpoint.state().clone()).map_err(|error| {
         TrainError::ForeignCheckpoint {
@@ -354,18 +366,22 @@ pub(crate) fn restore(path: &Path, state: &mut TrainState) -> Result<RunState, T
             why: format!("its state cannot be read: {error}"),
         }
     })?;
+    let saved = Source {
+        checkpoint,
+        path,
+        status,
+    };
     state.fill_parameters(|layout, buffer| {
-        let all = Held::all(layout.len());
-        read_tensors(&checkpoint, path, "", layout, &all, buffer)
+        saved.read("", layout, &Held::all(layout.len()), buffer)
     })?;
     let (layout, held) = (state.layout.clone(), state.moments_held.clone());
     for (prefix, buffer) in state.moments_mut() {
         if buffer.is_on_device() {
             let mut read = Buffer::zeroed(buffer.dtype(), buffer.len())?;
-            read_tensors(&checkpoint, path, prefix, &layout, &held, &mut read)?;
+            saved.read(prefix, &layout, &held, &mut read)?;
             buffer.copy_from_host(&read)?;
         } else {
-            read_tensors(&checkpoint, path, prefix, &layout, &held, buffer)?;
+            saved.read(prefix, &layout, &held, buffer)?;
         }
     }
     state.step = run.step;
@@ -375,49 +391,60 @@ pub(crate) fn restore(path: &Path, state: &mut TrainState) -> Result<RunState, T
 /// The weights alone, from the checkpoint at `path`.
 pub fn load_parameters(path: &Path, layout: &Layout) -> Result<Buffer, TrainError> {
     let mut parameters = Buffer::zeroed(layout.dtype(), layout.len())?;
-    let (checkpoint, all) = (Checkpoint::open(path)?, Held::all(layout.len()));
-    read_tensors(&checkpoint, path, "", layout, &all, &mut parameters)?;
+    let saved = Source {
+        checkpoint: Checkpoint::open(path)?,
+        path,
+        status: &StatusPage::private(),
+    };
+    saved.read("", layout, &Held::all(layout.len()), &mut parameters)?;
     Ok(parameters)
 }
 
-/// Reads what `held` says of the tensors of `layout` into `buffer`.
-fn read_tensors(
-    checkpoint: &Checkpoint,
-    path: &Path,
-    prefix: &str,
-    layout: &Layout,
-    held: &Held,
-    buffer: &mut Buffer,
-) -> Result<(), TrainError> {
-    let width = layout.dtype().size_in_bytes();
-    for slot in layout.slots() {
-        let name = format!("{prefix}{}", slot.name());
-        let foreign = |why| TrainError::ForeignCheckpoint {
-            path: path.to_owned(),
-            why,
-        };
-        match checkpoint
-            .tensors()
-            .iter()
-            .find(|tensor| tensor.name == name)
-        {
-            None => return Err(foreign(format!("it has no tensor `{name}`"))),
-            Some(tensor) if tensor.shape != slot.shape() => {
-                let why = format!(
-                    "`{name}` is {:?} there and {:?} here",
-                    tensor.shape,
-                    slot.shape()
-                );
-                return Err(foreign(why));
+/// A checkpoint that is read.
+struct Source<'a> {
+    checkpoint: Checkpoint,
+    path: &'a Path,
+    status: &'a StatusPage,
+}
+
+impl Source<'_> {
+    /// Reads what `held` says of the tensors of `layout` into `buffer`.
+    fn read(
+        &self,
+        prefix: &str,
+        layout: &Layout,
+        held: &Held,
+        buffer: &mut Buffer,
+    ) -> Result<(), TrainError> {
+        let width = layout.dtype().size_in_bytes();
+        for slot in layout.slots() {
+            let name = format!("{prefix}{}", slot.name());
+            let foreign = |why| TrainError::ForeignCheckpoint {
+                path: self.path.to_owned(),
+                why,
+            };
+            let tensors = self.checkpoint.tensors();
+            match tensors.iter().find(|tensor| tensor.name == name) {
+                None => return Err(foreign(format!("it has no tensor `{name}`"))),
+                Some(tensor) if tensor.shape != slot.shape() => {
+                    let why = format!(
+                        "`{name}` is {:?} there and {:?} here",
+                        tensor.shape,
+                        slot.shape()
+                    );
+                    return Err(foreign(why));
+                }
+                Some(_) => {}
             }
-            Some(_) => {}
+            for (part, place) in held.parts(slot.range()) {
+                let bytes = &mut buffer.as_mut_bytes()?[place.start * width..place.end * width];
+                let first = (part.start - slot.offset()) as u64;
+                self.checkpoint.read_range(&name, first, bytes)?;
+                self.status.progress();
+            }
         }
-        for (part, place) in held.parts(slot.range()) {
-            let bytes = &mut buffer.as_mut_bytes()?[place.start * width..place.end * width];
-            checkpoint.read_range(&name, (part.start - slot.offset()) as u64, bytes)?;
-        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Every tensor of the state, by its name in a checkpoint.
@@ -534,6 +561,7 @@ mod tests {
                 piece_size: 4096,
                 keep: 0,
                 deadline: Duration::from_secs(20),
+                status: StatusPage::private(),
             };
             let run = RunState {
                 step: state.step,

@@ -135,7 +135,7 @@ impl<'a> Trainer<'a> {
         let state = &mut learner.state;
         match (run.resume, &config.model.init_from) {
             (Some(path), _) => {
-                let saved = restore(path, state)?;
+                let saved = restore(path, state, run.status)?;
                 check_origin(path, &saved, run)?;
                 evaluation_due = saved.evaluation_due;
             }
@@ -149,7 +149,7 @@ impl<'a> Trainer<'a> {
         }
         check_replicas(state, learner.group)?;
         let first_step = state.step;
-        let checkpoints = Checkpoints::new(run.run_dir, &learner.state, run.plan)?;
+        let checkpoints = Checkpoints::new(run.run_dir, &learner.state, run.plan, run.status)?;
         let recorder = if learner.group.rank() == 0 {
             checkpoints.check_room(checkpoints_to_come(run, first_step))?;
             tell(WorkerMessage::Banner(banner(run, model, first_step)));
