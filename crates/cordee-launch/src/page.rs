@@ -16,8 +16,8 @@ pub(crate) fn wrap(text: &str, first: &str, rest: &str, most: usize) -> Vec<Stri
             lines.push(std::mem::replace(&mut line, rest.to_owned()));
             is_empty = true;
         }
-        for word in clean(paragraph).split_whitespace() {
-            let mut word = word;
+        for word in words(&clean(paragraph)) {
+            let mut word = word.as_str();
             let length = |text: &str| text.chars().count();
             if !is_empty && length(&line) + 1 + length(word) > WIDTH {
                 lines.push(std::mem::replace(&mut line, rest.to_owned()));
@@ -47,6 +47,28 @@ pub(crate) fn wrap(text: &str, first: &str, rest: &str, most: usize) -> Vec<Stri
         lines[last] = shorten(&format!("{} ...", lines[last]), WIDTH);
     }
     lines
+}
+
+/// Words of a line. What stands between backticks is one, and so is `--set` with what it sets, since
+/// people copy them.
+fn words(line: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut is_open = false;
+    for word in line.split_whitespace() {
+        match words.last_mut() {
+            Some(last) if is_open || last == "--set" => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            _ => words.push(word.to_owned()),
+        }
+        is_open ^= word.matches('`').count() % 2 == 1;
+    }
+    // A backtick that is never closed would make one word of the rest.
+    if is_open && let Some(rest) = words.pop() {
+        words.extend(rest.split_whitespace().map(str::to_owned));
+    }
+    words
 }
 
 /// A line of at most so many characters.
@@ -132,6 +154,18 @@ mod tests {
             wrap(&text, "> ", "  ", 2)[1],
             format!("  {} ...", "b".repeat(60))
         );
+    }
+
+    #[test]
+    fn a_command_stays_in_one_line() {
+        let text = format!("{} or `cordee train --set a=b`, or", "a".repeat(70));
+        let expected = [
+            format!("{} or", "a".repeat(70)),
+            "  `cordee train --set a=b`, or".to_owned(),
+        ];
+        assert_eq!(wrap(&text, "", "  ", 9), expected);
+        assert_eq!(words("--set a=1, --set b=2"), ["--set a=1,", "--set b=2"]);
+        assert_eq!(words("it`s a long way"), ["it`s", "a", "long", "way"]);
     }
 
     #[test]
