@@ -123,6 +123,9 @@ pub struct Hang {
     pub ranks: Vec<HungRank>,
     /// Where all of this is written.
     pub file: PathBuf,
+    /// Why it is not.
+    #[serde(skip)]
+    pub unwritten: Option<String>,
 }
 
 impl Hang {
@@ -137,6 +140,7 @@ impl Hang {
             host,
             ranks,
             file,
+            unwritten: None,
         }
     }
 
@@ -156,10 +160,11 @@ impl Hang {
         }
     }
 
-    /// Writes all that is known beside the logs. That it fails costs the file and nothing else.
-    pub(crate) fn write(&self) {
+    /// Writes all that is known beside the logs. That it fails costs the file, and the verdict says so.
+    pub(crate) fn write(&mut self) {
         let text = serde_json::to_vec_pretty(self).expect("a hang has string keys only");
-        let _ = fs_err::write(&self.file, text);
+        let written = fs_err::write(&self.file, text);
+        self.unwritten = written.err().map(|error| error.to_string());
     }
 
     /// The verdict as plain text, without a final line feed: at most five lines.
@@ -177,6 +182,10 @@ impl Hang {
         for line in self.places() {
             let _ = write!(text, "\n  {line}");
         }
+        let more = match &self.unwritten {
+            None => self.file.display().to_string(),
+            Some(why) => format!("not on disk: {why}"),
+        };
         let learned = self.p99_s.map_or_else(String::new, |p99| {
             format!(" (5 x what 99 of 100 steps take, {p99:.2} s, or launch.step_timeout)")
         });
@@ -185,7 +194,7 @@ impl Hang {
             "\n  nothing done for {:.1} s, allowed are {:.1} s{learned}; more: {}\nhint: {}",
             self.quiet_s,
             self.limit_s,
-            self.file.display(),
+            more,
             self.hint()
         );
         text
@@ -469,6 +478,23 @@ mod tests {
             0,
         );
         assert_eq!(found, (vec![1], Guilt::NeverArrived));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_not_pointed_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut hang = hang(vec![rank(0, Stopped, 7, 7), rank(1, Sleeping, 8, 7)]);
+        hang.file = folder.path().join("no-such-folder/hang.json");
+        hang.write();
+        assert!(
+            hang.render().contains("more: not on disk: "),
+            "{}",
+            hang.render()
+        );
+        hang.file = folder.path().join("hang.json");
+        hang.write();
+        assert!(hang.file.exists());
+        assert!(hang.render().contains("/hang.json\n"), "{}", hang.render());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{JsonLines, MetricsError, documented::documented, read::read_lines};
+use crate::{JsonLines, MetricsError, cut::cut_from, documented::documented, read::read_lines};
 
 /// Name of the file of attempts in a run directory.
 pub const ATTEMPTS_FILE: &str = "attempts.jsonl";
@@ -131,8 +131,8 @@ documented! {
 }
 
 impl Ledger {
-    /// All of it.
-    pub fn total_s(&self) -> f64 {
+    /// What it is made of: the name of each part and its seconds, in the order of use.
+    pub fn parts(&self) -> [(&'static str, f64); 7] {
         let Self {
             training_s,
             evaluation_s,
@@ -141,8 +141,21 @@ impl Ledger {
             save_s,
             recomputation_s,
             down_s,
-        } = self;
-        training_s + evaluation_s + start_s + load_s + save_s + recomputation_s + down_s
+        } = *self;
+        [
+            ("training", training_s),
+            ("evaluation", evaluation_s),
+            ("start", start_s),
+            ("load", load_s),
+            ("save", save_s),
+            ("recomputation", recomputation_s),
+            ("down", down_s),
+        ]
+    }
+
+    /// All of it.
+    pub fn total_s(&self) -> f64 {
+        self.parts().into_iter().map(|(_, seconds)| seconds).sum()
     }
 
     /// The share of it that trained or validated: the effective training time.
@@ -250,7 +263,7 @@ impl Attempts {
     /// Opens it to write to its end. Half a line that a killed launcher left goes.
     pub fn open(run_dir: &Path) -> Result<Self, MetricsError> {
         let path = Self::path(run_dir);
-        crate::cut::cut_half_line(&path).map_err(MetricsError::Open)?;
+        cut_from(&path, u64::MAX).map_err(MetricsError::Open)?;
         JsonLines::open(&path).map(|lines| Self { lines })
     }
 

@@ -43,21 +43,6 @@ pub(crate) fn cut_from(path: &Path, first_step: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Cuts half a line at the end of `path`, which a killed process left. A file that does not exist is left so.
-pub(crate) fn cut_half_line(path: &Path) -> io::Result<()> {
-    let text = match fs_err::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let whole: usize = whole_lines(&text).map(<[u8]>::len).sum();
-    if whole < text.len() {
-        let file = fs_err::OpenOptions::new().write(true).open(path)?;
-        file.set_len(whole as u64)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

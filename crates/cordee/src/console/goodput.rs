@@ -6,32 +6,11 @@ use cordee_metrics::Ledger;
 
 use super::numbers::{duration, percent};
 
-/// What a ledger is made of: the name of each part and its seconds, the order being that of use.
-pub(crate) fn parts(ledger: &Ledger) -> [(&'static str, f64); 7] {
-    let Ledger {
-        training_s,
-        evaluation_s,
-        start_s,
-        load_s,
-        save_s,
-        recomputation_s,
-        down_s,
-    } = *ledger;
-    [
-        ("training", training_s),
-        ("evaluation", evaluation_s),
-        ("start", start_s),
-        ("load", load_s),
-        ("save", save_s),
-        ("recomputation", recomputation_s),
-        ("down", down_s),
-    ]
-}
-
 /// The line that ends a run: the share of the time that trained, what took how long, and how long it
 /// was. Parts that took nothing are left out.
 pub(crate) fn goodput(ledger: &Ledger, attempts: usize) -> String {
-    let shown: Vec<String> = parts(ledger)
+    let shown: Vec<String> = ledger
+        .parts()
         .into_iter()
         .filter(|(_, seconds)| is_something(*seconds))
         .map(|(name, seconds)| format!("{name} {}", short(seconds)))
@@ -47,7 +26,7 @@ pub(crate) fn goodput(ledger: &Ledger, attempts: usize) -> String {
 pub(crate) fn goodput_table(ledger: &Ledger, attempts: usize) -> String {
     let total = ledger.total_s();
     let mut text = format!("{} of {}\n", share(ledger), whole(ledger, attempts));
-    for (name, seconds) in parts(ledger) {
+    for (name, seconds) in ledger.parts() {
         if is_something(seconds) {
             let share = format!("{}%", percent(seconds, total));
             let _ = writeln!(text, "  {name:<13}  {:>6}  {share:>6}", short(seconds));

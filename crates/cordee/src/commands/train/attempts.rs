@@ -110,9 +110,6 @@ impl Supervisor<'_> {
     fn run(mut self, mut course: Course) -> Result<u8, Failure> {
         let memory = gpus::MemoryInUse::of(self.training.plan.device);
         loop {
-            if self.training.stop.count() > 0 {
-                return Ok(self.stopped_between());
-            }
             let (outcome, decision) = self.attempt(course)?;
             match (outcome, decision) {
                 (Outcome::Failed(report), Some(Decision::Restart { counted })) => {
@@ -169,6 +166,10 @@ impl Supervisor<'_> {
         };
         let outcome = ranks::see_through(&launch, &mut watching, &self.training.stop)?;
         let (step, checkpoint) = (watching.step, watching.checkpoint);
+        // Asked before any rank was started: nothing is lost, and there is nothing to write down.
+        if board.pids().is_empty() && self.training.stop.count() == 1 {
+            return Ok((Outcome::Stopped, None));
+        }
         let decision = self.decide(&outcome, checkpoint);
         self.close(&outcome, decision.as_ref(), &board, step);
         Ok((outcome, decision))
@@ -284,20 +285,13 @@ impl Supervisor<'_> {
         ));
     }
 
-    /// Asked to stop while no rank ran.
-    fn stopped_between(&mut self) -> u8 {
-        self.show.0.finish();
-        self.show
-            .0
-            .note("stopped on request while no rank ran; go on with --resume");
-        ExitCode::Requeue.code()
-    }
-
     /// The end of the last attempt.
     fn end(mut self, outcome: Outcome, decision: Option<Decision>) -> Result<u8, Failure> {
         let console = &mut self.show.0;
         console.finish();
-        console.goodput(&self.ledger, self.number);
+        if self.ledger != Ledger::default() {
+            console.goodput(&self.ledger, self.number);
+        }
         match outcome {
             Outcome::Done => Ok(ExitCode::Done.code()),
             Outcome::Stopped => {

@@ -2,7 +2,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use cordee_launch::{Ending, Observer, Stream};
+use cordee_launch::{Observer, Stream};
 use cordee_metrics::AttemptEvent;
 use cordee_protocol::WorkerMessage;
 
@@ -73,9 +73,5 @@ impl Observer for Watching<'_> {
 
     fn remark(&mut self, text: &str) {
         self.remarks.push(text.to_owned());
-    }
-
-    fn ended(&mut self, rank: usize, ending: Ending, by_launcher: bool) {
-        self.show.ended(rank, ending, by_launcher);
     }
 }
