@@ -13,6 +13,7 @@ mod exit;
 mod message;
 mod report;
 mod status;
+mod wire;
 
 pub use check::{Check, CheckReport, Finding};
 pub use collective::{Collective, CollectiveReport};
@@ -26,3 +27,7 @@ pub use report::{
     LogitsDifference, OperatorFinding, OperatorsReport, TraceReport, TraceStep,
 };
 pub use status::{CallStatus, Phase, Status, StatusPage};
+pub use wire::{
+    Answering, CODE_BYTES, Dialing, HELLO_BYTES, Inbox, LENGTH_BYTES, Opener, PROOF_BYTES, Sealer,
+    Secret, WELCOME_BYTES, WireError,
+};
