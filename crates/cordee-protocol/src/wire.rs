@@ -294,7 +294,7 @@ impl Inbox {
     }
 
     /// The next frame's payload, if all of it is there. After an error the connection is of no use.
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>, WireError> {
+    pub fn take(&mut self) -> Result<Option<Vec<u8>>, WireError> {
         let Some((length, rest)) = self.bytes.split_first_chunk() else {
             return Ok(None);
         };
@@ -354,7 +354,7 @@ mod tests {
 
     fn received(inbox: &mut Inbox, bytes: &[u8]) -> Result<Option<Vec<u8>>, WireError> {
         inbox.push(bytes);
-        inbox.next()
+        inbox.take()
     }
 
     #[test]
@@ -441,7 +441,7 @@ mod tests {
             let mut found = Vec::new();
             for piece in bytes.chunks(cut) {
                 inbox.push(piece);
-                while let Some(payload) = inbox.next().unwrap() {
+                while let Some(payload) = inbox.take().unwrap() {
                     found.push(payload);
                 }
             }
