@@ -27,6 +27,22 @@ pub enum CommError {
         /// Where every rank stood then.
         records: Records,
     },
+    /// A rank on another machine could not be reached before the deadline.
+    #[error(
+        "rank {rank} cannot reach rank {peer} on the machine next to its own for {:.1} s: {why}: look at that machine \
+             and at the network between them",
+        waited.as_secs_f64()
+    )]
+    Unreachable {
+        /// This rank.
+        rank: usize,
+        /// The other one.
+        peer: usize,
+        /// How long it was tried.
+        waited: Duration,
+        /// What the last attempt came to.
+        why: String,
+    },
     /// Another rank gave up, and said so.
     #[error("rank {rank} cannot finish {call}: rank {peer} failed: {reason}")]
     PeerFailed {

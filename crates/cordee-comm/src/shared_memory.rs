@@ -29,17 +29,17 @@ use crate::{
 };
 use control::Control;
 use journal::Journal;
-use meeting::Meeting;
+pub(crate) use meeting::Meeting;
+pub(crate) use sum::sum_in_rank_order;
 
 /// Bytes per rank through which private buffers pass; twice that, since two halves take turns.
 /// Small enough that the pieces of all ranks stay in the cache that cores share.
-const SCRATCH_BYTES: usize = 256 * 1024;
+pub(crate) const SCRATCH_BYTES: usize = 256 * 1024;
 
 /// The ranks of one machine, or a world of one.
 #[derive(Debug)]
 pub struct SharedMemoryGroup {
-    rank: usize,
-    world_size: usize,
+    seat: Seat,
     sequence: u64,
     seconds: f64,
     timeout: Duration,
@@ -51,11 +51,41 @@ pub struct SharedMemoryGroup {
     peers: Option<Peers>,
 }
 
-/// What a rank shares with its peers.
+/// Which of the ranks of a machine one is, and which of the whole world.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seat {
+    /// Among the ranks that share the memory, from 0.
+    pub(crate) local_rank: usize,
+    /// How many they are.
+    pub(crate) local_size: usize,
+    /// The rank of the first of them.
+    pub(crate) first_rank: usize,
+    /// All ranks.
+    pub(crate) world_size: usize,
+}
+
+impl Seat {
+    /// Of a machine that has all ranks.
+    fn on_one_machine(rank: usize, world_size: usize) -> Self {
+        Self {
+            local_rank: rank,
+            local_size: world_size,
+            first_rank: 0,
+            world_size,
+        }
+    }
+
+    pub(crate) fn rank(&self) -> usize {
+        self.first_rank + self.local_rank
+    }
+}
+
+/// What a rank shares with its peers on the same machine. Ranks are numbered within the machine here,
+/// and within the world in errors.
 #[derive(Debug)]
-struct Peers {
+pub(crate) struct Peers {
     memory: SharedMemory,
-    meeting: Meeting,
+    pub(crate) meeting: Meeting,
     scratch: Arc<SharedMapping>,
     allocations: Vec<Allocation>,
     /// Where the next allocation begins in the shared memory, in bytes.
@@ -74,8 +104,7 @@ impl SharedMemoryGroup {
     /// A world of one: every call returns at once, and buffers lie on the heap.
     pub fn solo() -> Self {
         Self {
-            rank: 0,
-            world_size: 1,
+            seat: Seat::on_one_machine(0, 1),
             sequence: 0,
             seconds: 0.0,
             timeout: Duration::MAX,
@@ -98,7 +127,17 @@ impl SharedMemoryGroup {
         if rank >= world_size {
             return Err(CommError::NoSuchRank { rank, world_size });
         }
+        let mut group = Self::take_seat(memory, Seat::on_one_machine(rank, world_size), timeout)?;
+        if world_size == 1 {
+            group.peers = None;
+        }
+        Ok(group)
+    }
+
+    /// The same, of a machine that may not be the only one: with the ranks that share the memory.
+    pub(crate) fn take_seat(memory: SharedMemory, seat: Seat, timeout: Duration) -> Result<Self> {
         let started = Instant::now();
+        let (rank, local_size) = (seat.rank(), seat.local_size);
         let call = Call {
             sequence: 0,
             operation: Operation::Join,
@@ -110,17 +149,17 @@ impl SharedMemoryGroup {
             call: Box::new(call.clone()),
             source,
         };
-        let control_bytes = Control::bytes(world_size).next_multiple_of(page_size());
-        let scratch_bytes = 2 * SCRATCH_BYTES * world_size;
+        let control_bytes = Control::bytes(local_size).next_multiple_of(page_size());
+        let scratch_bytes = 2 * SCRATCH_BYTES * local_size;
         let mapping = memory.map(0, control_bytes).map_err(no_memory)?;
-        let control = Control::claim(mapping, rank, world_size)?;
+        let control = Control::claim(mapping, &seat)?;
         let scratch = memory
             .map(control_bytes, scratch_bytes)
             .map_err(no_memory)?;
-        let mut meeting = Meeting::new(control, rank, timeout);
+        let mut meeting = Meeting::new(control, seat, timeout);
         meeting
             .meet(&call, 0)
-            .inspect_err(|error| meeting.control().fail(rank, &error.to_string()))?;
+            .inspect_err(|error| meeting.fail(&error.to_string()))?;
         let end = control_bytes + scratch_bytes;
         let peers = Peers {
             memory,
@@ -130,27 +169,42 @@ impl SharedMemoryGroup {
             end,
         };
         Ok(Self {
-            rank,
-            world_size,
+            seat,
             sequence: 0,
             seconds: started.elapsed().as_secs_f64(),
             timeout,
             broken: None,
             elsewhere: None,
             witness: None,
-            peers: (world_size > 1).then_some(peers),
+            peers: Some(peers),
         })
+    }
+
+    /// What it shares, of a group that was made by [`Self::take_seat`].
+    pub(crate) fn peers(&mut self) -> &mut Peers {
+        self.peers
+            .as_mut()
+            .expect("a seat has peers, if only itself")
+    }
+
+    /// Who it is.
+    pub(crate) fn seat(&self) -> &Seat {
+        &self.seat
     }
 
     /// The same group, whose calls from here on `witness` hears of.
     #[must_use]
     pub fn witnessed_by(mut self, witness: Arc<dyn Witness>) -> Self {
-        self.witness = Some(witness);
+        self.hear(witness);
         self
     }
 
+    pub(crate) fn hear(&mut self, witness: Arc<dyn Witness>) {
+        self.witness = Some(witness);
+    }
+
     /// Runs one call: numbers it, times it, and tells the peers when it fails.
-    fn run<R>(
+    pub(crate) fn run<R>(
         &mut self,
         operation: Operation,
         place: Option<Place>,
@@ -184,7 +238,7 @@ impl SharedMemoryGroup {
         };
         if let Some(reason) = &self.broken {
             return Err(CommError::Broken {
-                rank: self.rank,
+                rank: self.seat.rank(),
                 call: Box::new(call),
                 reason: reason.clone(),
             });
@@ -210,7 +264,7 @@ impl SharedMemoryGroup {
     }
 
     /// Runs one call on a part of a buffer, if there is such a part.
-    fn run_on<R>(
+    pub(crate) fn run_on<R>(
         &mut self,
         operation: Operation,
         buffer: &mut Buffer,
@@ -229,7 +283,7 @@ impl SharedMemoryGroup {
             on_device: buffer.is_on_device(),
         };
         self.run(operation, Some(place), root, |group, call| {
-            let (rank, world_size) = (group.rank, group.world_size);
+            let (rank, world_size) = (group.seat.rank(), group.seat.world_size);
             if range.start > range.end || range.end > buffer.len() {
                 return Err(CommError::OutOfRange {
                     rank,
@@ -260,11 +314,11 @@ impl SharedMemoryGroup {
 
 impl ProcessGroup for SharedMemoryGroup {
     fn rank(&self) -> usize {
-        self.rank
+        self.seat.rank()
     }
 
     fn world_size(&self) -> usize {
-        self.world_size
+        self.seat.world_size
     }
 
     fn allocate(&mut self, dtype: DType, len: usize) -> Result<Buffer> {
@@ -275,7 +329,7 @@ impl ProcessGroup for SharedMemoryGroup {
             on_device: false,
         };
         self.run(Operation::Allocate, Some(place), None, |group, call| {
-            let rank = group.rank;
+            let rank = group.seat.rank();
             let no_memory = |source| CommError::Memory {
                 rank,
                 call: Box::new(call.clone()),
@@ -315,7 +369,7 @@ impl ProcessGroup for SharedMemoryGroup {
                 Some(peers) => peers.reduce(call, buffer),
             },
         )?;
-        Ok(shard_range(range, self.world_size, self.rank))
+        Ok(shard_range(range, self.world_size(), self.rank()))
     }
 
     fn all_gather(&mut self, buffer: &mut Buffer, range: Range<usize>) -> Result<()> {
@@ -390,7 +444,7 @@ impl ProcessGroup for SharedMemoryGroup {
         if self.broken.is_none() {
             self.broken = Some(reason.to_owned());
             if let Some(peers) = &self.peers {
-                peers.meeting.control().fail(self.rank, reason);
+                peers.meeting.fail(reason);
             }
         }
     }
@@ -424,7 +478,7 @@ impl HostGroup for SharedMemoryGroup {
     fn compare(&self) -> Result<()> {
         match &self.peers {
             None => Ok(()),
-            Some(peers) => journal::compare(peers.meeting.control(), self.rank),
+            Some(peers) => journal::compare(peers.meeting.control(), &self.seat),
         }
     }
 
@@ -432,22 +486,14 @@ impl HostGroup for SharedMemoryGroup {
         let Some(peers) = &self.peers else {
             return Ok(());
         };
-        let control = peers.meeting.control();
-        if let Some((peer, reason)) = control.first_failed() {
-            return Err(CommError::PeerFailed {
-                rank: self.rank,
-                call: Box::new(call.clone()),
-                peer,
-                reason,
-            });
-        }
+        peers.meeting.check(call)?;
         self.compare()
     }
 
     fn records(&self) -> Records {
-        self.peers.as_ref().map_or_else(Records::default, |peers| {
-            journal::records(peers.meeting.control())
-        })
+        self.peers
+            .as_ref()
+            .map_or_else(Records::default, |peers| peers.meeting.records())
     }
 }
 
@@ -466,27 +512,35 @@ impl Drop for SharedMemoryGroup {
 impl Peers {
     /// This rank's.
     fn journal(&self) -> &Journal {
-        &self.meeting.control().page(self.meeting.rank()).journal
+        &self
+            .meeting
+            .control()
+            .page(self.meeting.local_rank())
+            .journal
     }
 
     /// Maps the copies of all ranks, and makes a buffer of this rank's own.
-    fn allocate(&mut self, dtype: DType, len: usize) -> std::result::Result<Buffer, MemoryError> {
+    pub(crate) fn allocate(
+        &mut self,
+        dtype: DType,
+        len: usize,
+    ) -> std::result::Result<Buffer, MemoryError> {
         let too_large = || MemoryError::TooLarge {
             what: format!("shared buffer of {len} {dtype}"),
         };
-        let world_size = self.meeting.world_size();
+        let local_size = self.meeting.local_size();
         let stride = len
             .max(1)
             .checked_mul(dtype.size_in_bytes())
             .and_then(|bytes| bytes.checked_next_multiple_of(page_size()))
             .ok_or_else(too_large)?;
-        let bytes = stride.checked_mul(world_size).ok_or_else(too_large)?;
+        let bytes = stride.checked_mul(local_size).ok_or_else(too_large)?;
         let mapping = self.memory.map(self.end, bytes)?;
         // SAFETY: this part of the shared memory is given out once, since `end` moves on, and the
         // mapping is new. Other ranks touch this rank's copy only in collectives that were lent
         // the buffer as `&mut`; one that ends with an error detaches the buffer from the others.
         let buffer =
-            unsafe { Buffer::in_shared(&mapping, self.meeting.rank() * stride, dtype, len) }?;
+            unsafe { Buffer::in_shared(&mapping, self.meeting.local_rank() * stride, dtype, len) }?;
         self.end += bytes;
         self.allocations.push(Allocation { mapping, stride });
         Ok(buffer)
@@ -496,7 +550,7 @@ impl Peers {
     /// at the same offset of another memory.
     fn allocation_of(&self, buffer: &Buffer) -> Option<usize> {
         self.allocations.iter().position(|allocation| {
-            let own = allocation.copy(self.meeting.rank());
+            let own = allocation.copy(self.meeting.local_rank());
             buffer.pointer().is_ok_and(|start| start.as_ptr() == own)
         })
     }

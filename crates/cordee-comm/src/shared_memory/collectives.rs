@@ -17,9 +17,9 @@ impl Peers {
         match place.allocation {
             None => self.reduce_staged(call, place, buffer),
             Some(index) => self.in_place(index, |peers| {
-                let shard = peers.shard(&place.range, peers.meeting.rank());
+                let shard = peers.shard(&place.range, peers.meeting.local_rank());
                 let copies = peers.copies(index, place.dtype, shard.start);
-                let own = peers.meeting.rank();
+                let own = peers.meeting.local_rank();
                 let targets = if call.operation == Operation::AllReduce {
                     &copies[..]
                 } else {
@@ -41,7 +41,7 @@ impl Peers {
         let Some(place) = &call.place else {
             return Ok(());
         };
-        let shards: Vec<_> = (0..self.meeting.world_size())
+        let shards: Vec<_> = (0..self.meeting.local_size())
             .map(|rank| (rank, self.shard(&place.range, rank)))
             .collect();
         self.copy_from(call, buffer, &shards)
@@ -74,7 +74,7 @@ impl Peers {
             return self.copy_staged(call, place.dtype, buffer, parts);
         };
         self.in_place(index, |peers| {
-            let rank = peers.meeting.rank();
+            let rank = peers.meeting.local_rank();
             let size = place.dtype.size_in_bytes();
             peers.meeting.meet(call, 0)?;
             for (giver, part) in parts.iter().filter(|(giver, _)| *giver != rank) {
@@ -95,11 +95,15 @@ impl Peers {
 
     /// Runs a collective on an allocation in place. When it fails, peers that have not noticed yet
     /// may go on writing, so this rank's copy is cut off from them before its owner sees it again.
-    fn in_place(&mut self, index: usize, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    pub(crate) fn in_place(
+        &mut self,
+        index: usize,
+        work: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
         let result = work(self);
         if result.is_err() {
             let allocation = &self.allocations[index];
-            let start = self.meeting.rank() * allocation.stride;
+            let start = self.meeting.local_rank() * allocation.stride;
             // SAFETY: the only buffer in this range is lent to the collective as `&mut`, so that
             // nobody holds a reference into it.
             let detached = unsafe { allocation.mapping.detach(start..start + allocation.stride) };
@@ -112,20 +116,20 @@ impl Peers {
     }
 
     /// Element `element` of every rank's copy.
-    fn copies(&self, index: usize, dtype: DType, element: usize) -> Vec<*mut u8> {
+    pub(crate) fn copies(&self, index: usize, dtype: DType, element: usize) -> Vec<*mut u8> {
         let allocation = &self.allocations[index];
         let offset = element * dtype.size_in_bytes();
-        (0..self.meeting.world_size())
+        (0..self.meeting.local_size())
             .map(|rank| allocation.copy(rank).wrapping_add(offset))
             .collect()
     }
 
     fn shard(&self, range: &Range<usize>, rank: usize) -> Range<usize> {
-        shard_range(range.clone(), self.meeting.world_size(), rank)
+        shard_range(range.clone(), self.meeting.local_size(), rank)
     }
 
     /// First byte of a rank's scratch area, in the half that belongs to the coming meeting.
-    fn scratch(&self, rank: usize) -> *mut u8 {
+    pub(crate) fn scratch(&self, rank: usize) -> *mut u8 {
         self.scratch_half(rank, self.meeting.half())
     }
 
@@ -144,7 +148,7 @@ impl Peers {
     /// [`Self::reduce`] for private buffers. In each round every rank puts a piece of every shard
     /// into its scratch area, and sums the pieces of its own shard.
     fn reduce_staged(&mut self, call: &Call, place: &Place, buffer: &mut Buffer) -> Result<()> {
-        let (rank, world_size) = (self.meeting.rank(), self.meeting.world_size());
+        let (rank, world_size) = (self.meeting.local_rank(), self.meeting.local_size());
         let size = place.dtype.size_in_bytes();
         let shards: Vec<_> = (0..world_size)
             .map(|rank| self.shard(&place.range, rank))
@@ -206,7 +210,7 @@ impl Peers {
         buffer: &mut Buffer,
         parts: &[(usize, Range<usize>)],
     ) -> Result<()> {
-        let (rank, size) = (self.meeting.rank(), dtype.size_in_bytes());
+        let (rank, size) = (self.meeting.local_rank(), dtype.size_in_bytes());
         let piece_len = SCRATCH_BYTES / size;
         let rounds = parts
             .iter()
@@ -236,7 +240,7 @@ impl Peers {
     }
 
     pub(super) fn sum_scalars(&mut self, call: &Call, values: &mut [f64]) -> Result<()> {
-        let (rank, world_size) = (self.meeting.rank(), self.meeting.world_size());
+        let (rank, world_size) = (self.meeting.local_rank(), self.meeting.local_size());
         let rounds = values.len().div_ceil(SCRATCH_BYTES / size_of::<f64>());
         for round in 0..rounds.max(1) {
             let piece = piece(&(0..values.len()), round, SCRATCH_BYTES / size_of::<f64>());
@@ -264,8 +268,8 @@ impl Peers {
         Ok(())
     }
 
-    pub(super) fn gather_bytes(&mut self, call: &Call, value: &[u8]) -> Result<Vec<Vec<u8>>> {
-        let (rank, world_size) = (self.meeting.rank(), self.meeting.world_size());
+    pub(crate) fn gather_bytes(&mut self, call: &Call, value: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let (rank, world_size) = (self.meeting.local_rank(), self.meeting.local_size());
         let mut gathered = vec![Vec::new(); world_size];
         let mut lens = vec![value.len(); world_size];
         let mut round = 0;

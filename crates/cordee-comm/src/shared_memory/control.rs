@@ -13,7 +13,7 @@ use std::{
 use cordee_memory::SharedMapping;
 use rustix::thread::futex;
 
-use super::journal::Journal;
+use super::{Seat, journal::Journal};
 use crate::{CommError, Result, call::CALL_WORDS};
 
 /// Marks the memory of a group; the last byte is the version of everything in this module.
@@ -77,12 +77,9 @@ impl Control {
         PAGES_OFFSET + world_size * size_of::<RankPage>()
     }
 
-    /// Enters this process as `rank`, if the memory is this group's and the place is free.
-    pub(super) fn claim(
-        mapping: Arc<SharedMapping>,
-        rank: usize,
-        world_size: usize,
-    ) -> Result<Self> {
+    /// Enters this process at its seat, if the memory is this group's and the place is free.
+    pub(super) fn claim(mapping: Arc<SharedMapping>, seat: &Seat) -> Result<Self> {
+        let (rank, world_size) = (seat.rank(), seat.local_size);
         assert!(
             mapping.len() >= Self::bytes(world_size),
             "the mapping holds the control area"
@@ -118,17 +115,13 @@ impl Control {
                 found: found as usize,
             });
         }
-        let own = &control.page(rank).process;
+        let own = &control.page(seat.local_rank).process;
         if let Err(process) =
             own.compare_exchange(0, std::process::id(), Ordering::AcqRel, Ordering::Acquire)
         {
             return Err(CommError::RankTaken { rank, process });
         }
         Ok(control)
-    }
-
-    pub(super) fn world_size(&self) -> usize {
-        self.world_size
     }
 
     pub(super) fn header(&self) -> &Header {

@@ -4,7 +4,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use super::control::{Control, Words};
+use super::{
+    Seat,
+    control::{Control, Words},
+};
 use crate::{Call, CommError, Record, Records, Result, call::CALL_WORDS};
 
 /// Calls that are kept.
@@ -91,20 +94,21 @@ fn digest(before: u64, words: &[u64]) -> u64 {
 }
 
 /// Where every rank stands.
-pub(super) fn records(control: &Control) -> Records {
-    let ranks = 0..control.world_size();
+pub(super) fn records(control: &Control, seat: &Seat) -> Records {
+    let ranks = 0..seat.local_size;
     Records(
         ranks
-            .map(|rank| control.page(rank).journal.record(rank))
+            .map(|rank| control.page(rank).journal.record(seat.first_rank + rank))
             .collect(),
     )
 }
 
-/// Finds a rank that made other calls than `rank`, as far as both have come.
-pub(super) fn compare(control: &Control, rank: usize) -> Result<()> {
+/// Finds a rank that made other calls than this one, as far as both have come.
+pub(super) fn compare(control: &Control, seat: &Seat) -> Result<()> {
+    let rank = seat.local_rank;
     let own = &control.page(rank).journal;
     let own_begun = own.begun.load(Ordering::Relaxed);
-    for peer in (0..control.world_size()).filter(|&peer| peer != rank) {
+    for peer in (0..seat.local_size).filter(|&peer| peer != rank) {
         let other = &control.page(peer).journal;
         let last = own_begun.min(other.begun.load(Ordering::Acquire));
         let both = |sequence| Some((own.read(sequence)?, other.read(sequence)?));
@@ -122,12 +126,13 @@ pub(super) fn compare(control: &Control, rank: usize) -> Result<()> {
         let tell = |words| {
             Call::from_words(words).map_or("an unknown call".to_owned(), |call| call.to_string())
         };
-        let [mut one, mut two] = [(rank, tell(own_call.0)), (peer, tell(other_call.0))];
+        let [mut one, mut two] = [(rank, tell(own_call.0)), (peer, tell(other_call.0))]
+            .map(|(local, call)| (seat.first_rank + local, call));
         if one.0 > two.0 {
             std::mem::swap(&mut one, &mut two);
         }
         return Err(CommError::Mismatch {
-            rank,
+            rank: seat.rank(),
             first: one.0,
             first_call: one.1,
             second: two.0,

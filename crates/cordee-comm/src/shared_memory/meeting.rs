@@ -3,6 +3,8 @@
 //! A rank writes which call it is in, counts itself as arrived, and sleeps until the last rank has
 //! arrived and moved the epoch on. Then all ranks read all calls and compare. What a rank wrote for
 //! one meeting may be read until the reader arrives at the next, so it is kept for two.
+//!
+//! Ranks are numbered within the machine, and within the world in errors.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},
@@ -13,10 +15,11 @@ use std::{
 use rustix::{io::Errno, thread::futex};
 
 use super::{
+    Seat,
     control::{Control, Words},
     journal,
 };
-use crate::{Call, CommError, Result, call::CALL_WORDS};
+use crate::{Call, CommError, Records, Result, call::CALL_WORDS};
 
 /// Longest single sleep while waiting for other ranks.
 const SLICE: Duration = Duration::from_secs(1);
@@ -26,9 +29,9 @@ const LOOKS: u32 = 32;
 
 /// One rank's seat at the meetings of its group.
 #[derive(Debug)]
-pub(super) struct Meeting {
+pub(crate) struct Meeting {
     control: Control,
-    rank: usize,
+    seat: Seat,
     timeout: Duration,
     /// Meetings this rank has been through.
     met: u32,
@@ -37,16 +40,12 @@ pub(super) struct Meeting {
 }
 
 impl Meeting {
-    pub(super) fn new(control: Control, rank: usize, timeout: Duration) -> Self {
+    pub(super) fn new(control: Control, seat: Seat, timeout: Duration) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let looks = if control.world_size() > cores {
-            0
-        } else {
-            LOOKS
-        };
+        let looks = if seat.local_size > cores { 0 } else { LOOKS };
         Self {
             control,
-            rank,
+            seat,
             timeout,
             met: 0,
             looks,
@@ -57,12 +56,37 @@ impl Meeting {
         &self.control
     }
 
-    pub(super) fn rank(&self) -> usize {
-        self.rank
+    /// This rank among those of the machine.
+    pub(crate) fn local_rank(&self) -> usize {
+        self.seat.local_rank
     }
 
-    pub(super) fn world_size(&self) -> usize {
-        self.control.world_size()
+    /// Ranks of the machine.
+    pub(crate) fn local_size(&self) -> usize {
+        self.seat.local_size
+    }
+
+    /// How long a rank waits for others.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Says that this rank gives up, and wakes whoever sleeps.
+    pub(crate) fn fail(&self, reason: &str) {
+        self.control.fail(self.seat.local_rank, reason);
+    }
+
+    /// An error once a rank of this machine has failed.
+    pub(crate) fn check(&self, call: &Call) -> Result<()> {
+        match self.control.first_failed() {
+            None => Ok(()),
+            Some(_) => Err(self.peer_failed(call)),
+        }
+    }
+
+    /// Where every rank of this machine stands.
+    pub(crate) fn records(&self) -> Records {
+        journal::records(&self.control, &self.seat)
     }
 
     /// Which of two halves belongs to the coming meeting. What a rank writes there before the
@@ -77,13 +101,13 @@ impl Meeting {
     }
 
     /// Returns when every rank is in the same call. What any rank wrote before, all may read after.
-    pub(super) fn meet(&mut self, call: &Call, extra: u64) -> Result<()> {
+    pub(crate) fn meet(&mut self, call: &Call, extra: u64) -> Result<()> {
         let header = self.control.header();
         if header.epoch.0.load(Ordering::Acquire) & 1 == 1 {
             return Err(self.peer_failed(call));
         }
         let half = self.half();
-        let own = self.control.page(self.rank);
+        let own = self.control.page(self.seat.local_rank);
         for (target, word) in own.calls[half].iter().zip(call.to_words()) {
             target.store(word, Ordering::Relaxed);
         }
@@ -94,7 +118,7 @@ impl Meeting {
         // is named as missing.
         let met = self.met.wrapping_add(1);
         let arrived = header.arrived.0.fetch_add(1, Ordering::AcqRel) + 1;
-        if arrived as usize == self.world_size() {
+        if arrived as usize == self.local_size() {
             header.arrived.0.store(0, Ordering::Relaxed);
             header.epoch.0.fetch_add(2, Ordering::AcqRel);
             own.met.store(met, Ordering::Release);
@@ -133,11 +157,11 @@ impl Meeting {
                     return Ok(());
                 }
                 return Err(CommError::Timeout {
-                    rank: self.rank,
+                    rank: self.seat.rank(),
                     call: Box::new(call.clone()),
                     waited,
                     missing,
-                    records: journal::records(&self.control),
+                    records: self.records(),
                 });
             }
             let (slice, asleep) = (left.min(SLICE), Instant::now());
@@ -158,11 +182,11 @@ impl Meeting {
         let (peer, reason) = self
             .control
             .first_failed()
-            .unwrap_or_else(|| (self.rank, "its reason cannot be read".to_owned()));
+            .unwrap_or_else(|| (self.seat.local_rank, "its reason cannot be read".to_owned()));
         CommError::PeerFailed {
-            rank: self.rank,
+            rank: self.seat.rank(),
             call: Box::new(call.clone()),
-            peer,
+            peer: self.seat.first_rank + peer,
             reason,
         }
     }
@@ -170,8 +194,9 @@ impl Meeting {
     /// The ranks that have not come to this meeting; one that has gone on since is not among them.
     fn missing(&self) -> Vec<usize> {
         let came_last = |rank| self.control.page(rank).met.load(Ordering::Acquire);
-        (0..self.world_size())
+        (0..self.local_size())
             .filter(|&rank| came_last(rank) == self.met)
+            .map(|rank| self.seat.first_rank + rank)
             .collect()
     }
 
@@ -179,17 +204,17 @@ impl Meeting {
     fn compare(&self, half: usize) -> Result<()> {
         let words = |rank: usize| read(&self.control.page(rank).calls[half]);
         let first = words(0);
-        let Some(second) = (1..self.world_size()).find(|&rank| words(rank) != first) else {
+        let Some(second) = (1..self.local_size()).find(|&rank| words(rank) != first) else {
             return Ok(());
         };
         let tell = |words| {
             Call::from_words(words).map_or("an unknown call".to_owned(), |call| call.to_string())
         };
         Err(CommError::Mismatch {
-            rank: self.rank,
-            first: 0,
+            rank: self.seat.rank(),
+            first: self.seat.first_rank,
             first_call: tell(first),
-            second,
+            second: self.seat.first_rank + second,
             second_call: tell(words(second)),
         })
     }

@@ -16,7 +16,7 @@ const BLOCK: usize = 2048;
 /// Sources and targets are aligned for `dtype` and valid for `len` elements of it. A target is one
 /// of the sources or disjoint from all of them. Nobody else writes the sources or touches the
 /// targets meanwhile, in any process.
-pub(super) unsafe fn sum_in_rank_order(
+pub(crate) unsafe fn sum_in_rank_order(
     dtype: DType,
     sources: &[*const u8],
     targets: &[*mut u8],
