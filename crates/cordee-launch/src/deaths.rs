@@ -40,12 +40,12 @@ impl Deaths {
         }
     }
 
-    /// Adds the next rank; `lifeline` is closed when its process has ended.
+    /// Adds the next worker; `lifeline` is closed when its process has ended.
     pub(crate) fn add(&mut self, pid: Pid, lifeline: PipeWriter) {
         let pidfd = self.epoll.as_ref().and_then(|epoll| {
             let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-            let rank = epoll::EventData::new_u64(self.awaited.len() as u64);
-            epoll::add(epoll, &pidfd, rank, epoll::EventFlags::IN).ok()?;
+            let local = epoll::EventData::new_u64(self.awaited.len() as u64);
+            epoll::add(epoll, &pidfd, local, epoll::EventFlags::IN).ok()?;
             Some(pidfd)
         });
         self.awaited.push(Some(Awaited {
@@ -57,12 +57,12 @@ impl Deaths {
 
     /// Sends [`Event::Exited`] for each that ends. They are left to the supervisor to reap.
     pub(crate) fn start(mut self, events: &Sender<Event>) -> io::Result<()> {
-        for (rank, awaited) in self.awaited.iter_mut().enumerate() {
+        for (local, awaited) in self.awaited.iter_mut().enumerate() {
             if let Some(awaited) = awaited.take_if(|awaited| awaited.pidfd.is_none()) {
                 let events = events.clone();
-                threads::start(&format!("wait {rank}"), move || {
+                threads::start(&format!("wait {local}"), move || {
                     wait_for(awaited.pid);
-                    awaited.end(rank, &events);
+                    awaited.end(local, &events);
                 })?;
             }
         }
@@ -76,9 +76,9 @@ impl Deaths {
 }
 
 impl Awaited {
-    fn end(self, rank: usize, events: &Sender<Event>) {
+    fn end(self, local: usize, events: &Sender<Event>) {
         drop((self.lifeline, self.pidfd));
-        let _ = events.send(Event::Exited { rank });
+        let _ = events.send(Event::Exited { local });
     }
 }
 
@@ -92,19 +92,19 @@ fn watch(epoll: &OwnedFd, mut awaited: Vec<Option<Awaited>>, events: &Sender<Eve
             Err(_) => break,
         }
         for event in &ready {
-            let rank = event.data.u64() as usize;
-            if let Some(dead) = awaited[rank].take() {
+            let local = event.data.u64() as usize;
+            if let Some(dead) = awaited[local].take() {
                 if let Some(pidfd) = &dead.pidfd {
                     let _ = epoll::delete(epoll, pidfd);
                 }
-                dead.end(rank, events);
+                dead.end(local, events);
             }
         }
     }
-    for (rank, awaited) in awaited.into_iter().enumerate() {
+    for (local, awaited) in awaited.into_iter().enumerate() {
         if let Some(awaited) = awaited {
             wait_for(awaited.pid);
-            awaited.end(rank, events);
+            awaited.end(local, events);
         }
     }
 }
@@ -143,7 +143,7 @@ mod tests {
         deaths.start(&sender).unwrap();
         drop(sender);
         let ranks = events.iter().map(|event| match event {
-            Event::Exited { rank } => rank,
+            Event::Exited { local } => local,
             other => panic!("{other:?}"),
         });
         let ranks = ranks.collect();

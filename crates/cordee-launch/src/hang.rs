@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use cordee_protocol::{CallStatus, Status};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::page::list;
 use crate::process_state::{self, Thread};
@@ -22,10 +22,12 @@ const LOOKED_INTO: usize = 2;
 const SHOWN_FUNCTIONS: usize = 6;
 
 /// What is known of a rank of a run that hangs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HungRank {
     /// The rank.
     pub rank: usize,
+    /// Its machine.
+    pub host: String,
     /// Its process.
     pub pid: u32,
     /// Its GPU, where it has one.
@@ -47,9 +49,15 @@ pub struct HungRank {
 }
 
 impl HungRank {
-    pub(crate) fn new(rank: usize, pid: u32, device: Option<String>, status: Status) -> Self {
+    /// A rank as it stands: its number, its process and its GPU, and what its page says.
+    pub fn new(
+        (rank, pid, device): (usize, u32, Option<String>),
+        host: &str,
+        status: Status,
+    ) -> Self {
         Self {
             rank,
+            host: host.to_owned(),
             pid,
             device,
             process: ProcessState::of(pid),
@@ -89,7 +97,7 @@ impl HungRank {
 }
 
 /// Why ranks are to blame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Guilt {
     /// Their processes are stopped.
@@ -105,7 +113,7 @@ pub enum Guilt {
 }
 
 /// A run that hangs, and who is to blame.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hang {
     /// The ranks to blame; none if that cannot be told.
     pub guilty: Vec<usize>,
@@ -117,9 +125,9 @@ pub struct Hang {
     pub limit_s: f64,
     /// Seconds that 99 of 100 steps stay within, where the deadline comes of that.
     pub p99_s: Option<f64>,
-    /// The machine.
-    pub host: String,
-    /// Every rank.
+    /// The rank that got nothing done for the longest time, of those on the machine that noticed.
+    pub quietest: usize,
+    /// Every rank that is known of, in order.
     pub ranks: Vec<HungRank>,
     /// Where all of this is written.
     pub file: PathBuf,
@@ -129,7 +137,7 @@ pub struct Hang {
 }
 
 impl Hang {
-    pub(crate) fn of(expired: Expired, host: String, ranks: Vec<HungRank>, file: PathBuf) -> Self {
+    pub(crate) fn of(expired: Expired, ranks: Vec<HungRank>, file: PathBuf) -> Self {
         let (guilty, guilt) = judge(&ranks, expired.rank);
         Self {
             guilty,
@@ -137,21 +145,37 @@ impl Hang {
             quiet_s: expired.quiet.as_secs_f64(),
             limit_s: expired.limit.as_secs_f64(),
             p99_s: expired.p99.map(|time| time.as_secs_f64()),
-            host,
+            quietest: expired.rank,
             ranks,
             file,
             unwritten: None,
         }
     }
 
+    /// The same with the ranks of other machines: judged anew, since who is to blame may be there.
+    pub fn with_others(&mut self, others: Vec<HungRank>) {
+        for other in others {
+            if self.ranks.iter().all(|known| known.rank != other.rank) {
+                self.ranks.push(other);
+            }
+        }
+        self.ranks.sort_by_key(|rank| rank.rank);
+        (self.guilty, self.guilt) = judge(&self.ranks, self.quietest);
+    }
+
+    fn rank(&self, rank: usize) -> &HungRank {
+        let found = self.ranks.iter().find(|known| known.rank == rank);
+        found.expect("who is to blame is one of those who were judged")
+    }
+
     /// Looks where those to blame are, or else the rank that was quiet the longest.
-    pub(crate) fn look_into_the_guilty(&mut self, quietest: usize) {
+    pub(crate) fn look_into_the_guilty(&mut self) {
         let mut odd = self.guilty.clone();
         if odd.is_empty() {
-            odd.push(quietest);
+            odd.push(self.quietest);
         }
-        for rank in odd.into_iter().take(LOOKED_INTO) {
-            let rank = &mut self.ranks[rank];
+        let odd = self.ranks.iter_mut().filter(|it| odd.contains(&it.rank));
+        for rank in odd.take(LOOKED_INTO) {
             rank.threads = process_state::threads(rank.pid);
             // A process that somebody stopped is where it was stopped.
             if rank.process != ProcessState::Stopped {
@@ -161,7 +185,7 @@ impl Hang {
     }
 
     /// Writes all that is known beside the logs. That it fails costs the file, and the verdict says so.
-    pub(crate) fn write(&mut self) {
+    pub fn write(&mut self) {
         let text = serde_json::to_vec_pretty(self).expect("a hang has string keys only");
         let written = fs_err::write(&self.file, text);
         self.unwritten = written.err().map(|error| error.to_string());
@@ -175,7 +199,7 @@ impl Hang {
             ref ranks => format!(
                 "hang: ranks {} ({}) are to blame: each {}",
                 list(ranks),
-                self.host,
+                self.hosts(ranks),
                 self.why(ranks[0]).trim_start_matches("it ")
             ),
         };
@@ -217,17 +241,29 @@ impl Hang {
         }
     }
 
+    /// The machines of some ranks.
+    fn hosts(&self, ranks: &[usize]) -> String {
+        let mut hosts: Vec<_> = ranks
+            .iter()
+            .map(|&rank| self.rank(rank).host.as_str())
+            .collect();
+        hosts.dedup();
+        hosts.join(", ")
+    }
+
     /// The rank with what helps to find it.
     fn name(&self, rank: usize) -> String {
-        let HungRank { pid, device, .. } = &self.ranks[rank];
+        let HungRank {
+            host, pid, device, ..
+        } = self.rank(rank);
         let device = device
             .as_ref()
             .map_or_else(String::new, |it| format!("{it}, "));
-        format!("rank {rank} ({device}{}, pid {pid})", self.host)
+        format!("rank {rank} ({device}{host}, pid {pid})")
     }
 
     fn why(&self, rank: usize) -> String {
-        let rank = &self.ranks[rank];
+        let rank = self.rank(rank);
         match self.guilt {
             Guilt::Stopped => "it is stopped, by a signal or a debugger".to_owned(),
             Guilt::StuckInKernel => {
@@ -272,7 +308,7 @@ impl Hang {
 
     /// Where the first of those to blame is in the program, or in the kernel.
     fn where_the_guilty_are(&self) -> Option<String> {
-        let rank = &self.ranks[*self.guilty.first()?];
+        let rank = self.rank(*self.guilty.first()?);
         if let Some(stack) = rank.stacks.first() {
             // The file has the rest.
             let functions: Vec<_> = stack.split(" < ").take(SHOWN_FUNCTIONS).collect();
@@ -288,7 +324,7 @@ impl Hang {
         let phase = self
             .guilty
             .first()
-            .map_or("", |&rank| self.ranks[rank].phase.doing());
+            .map_or("", |&rank| self.rank(rank).phase.doing());
         format!("{:?} while {phase}", self.guilt)
     }
 
@@ -349,6 +385,10 @@ fn judge(ranks: &[HungRank], quietest: usize) -> (Vec<usize>, Guilt) {
             (stuck, Guilt::StuckInKernel)
         };
     };
+    let of = |rank: usize| {
+        let known = ranks.iter().find(|known| known.rank == rank);
+        known.expect("one of those that are judged")
+    };
     let absent = those(&|rank| rank.begun() < awaited);
     if absent.is_empty() {
         return (Vec::new(), Guilt::Nobody);
@@ -356,7 +396,7 @@ fn judge(ranks: &[HungRank], quietest: usize) -> (Vec<usize>, Guilt) {
     let stuck: Vec<_> = absent
         .iter()
         .copied()
-        .filter(|&rank| ranks[rank].process == ProcessState::Uninterruptible)
+        .filter(|&rank| of(rank).process == ProcessState::Uninterruptible)
         .collect();
     if !stuck.is_empty() {
         return (stuck, Guilt::StuckInKernel);
@@ -365,7 +405,7 @@ fn judge(ranks: &[HungRank], quietest: usize) -> (Vec<usize>, Guilt) {
     let free: Vec<_> = absent
         .iter()
         .copied()
-        .filter(|&rank| ranks[rank].waits_in().is_none())
+        .filter(|&rank| of(rank).waits_in().is_none())
         .collect();
     let guilty = if free.is_empty() { absent } else { free };
     (guilty, Guilt::NeverArrived)
@@ -383,6 +423,7 @@ mod tests {
     fn rank(rank: usize, process: ProcessState, begun: u64, completed: u64) -> HungRank {
         HungRank {
             rank,
+            host: "node-b".to_owned(),
             pid: 4000 + rank as u32,
             device: Some(format!("GPU {rank}")),
             process,
@@ -410,7 +451,6 @@ mod tests {
         };
         Hang::of(
             expired,
-            "node-b".to_owned(),
             ranks,
             PathBuf::from("runs/x/logs/hang-attempt-002.json"),
         )

@@ -38,8 +38,11 @@ pub struct Launch {
     pub program: PathBuf,
     /// Its arguments, the same for every rank.
     pub arguments: Vec<OsString>,
-    /// Number of ranks, all on this node.
-    pub world_size: usize,
+    /// Number of ranks on this node. By "rank" everything here means one of all, counted over all nodes;
+    /// lists that go by rank are of this node's.
+    pub ranks: usize,
+    /// Where they are among those of other nodes.
+    pub world: World,
     /// Identifier of the run.
     pub run_id: String,
     /// How often the run has been started, this time included. Written into logs that hold earlier
@@ -49,6 +52,8 @@ pub struct Launch {
     pub log_dir: PathBuf,
     /// Open files that every worker gets, with the environment variable that holds the number.
     pub inherit: Vec<(&'static str, OwnedFd)>,
+    /// The same for one worker each, by rank; a worker that has none here gets none.
+    pub inherit_one: Vec<(&'static str, Option<OwnedFd>)>,
     /// Environment variables on top of our own environment and the rank's variables.
     pub environment: Vec<(OsString, OsString)>,
     /// Where each rank runs, by rank. A rank that has none here runs where the launcher does.
@@ -68,6 +73,37 @@ pub struct Launch {
     pub pages: Option<Pages>,
     /// How hangs are found out, by what the pages say.
     pub watch: Option<Watch>,
+}
+
+/// All ranks of a job, as one node sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct World {
+    /// How many there are.
+    pub size: usize,
+    /// The first of this node.
+    pub first_rank: usize,
+    /// Index of the node.
+    pub node: usize,
+    /// Number of nodes.
+    pub nodes: usize,
+    /// The place of the first among the ranks of this machine, which is 0 unless others start some there.
+    pub first_local_rank: usize,
+    /// Ranks on this machine.
+    pub local_size: usize,
+}
+
+impl World {
+    /// So many ranks, all on one node.
+    pub const fn of_one_node(ranks: usize) -> Self {
+        Self {
+            size: ranks,
+            first_rank: 0,
+            node: 0,
+            nodes: 1,
+            first_local_rank: 0,
+            local_size: ranks,
+        }
+    }
 }
 
 /// How hangs are found out.
@@ -107,7 +143,7 @@ pub fn run(
     if gettid() != getpid() {
         return Err(LaunchError::NotMainThread);
     }
-    if launch.world_size == 0 {
+    if launch.ranks == 0 {
         return Err(LaunchError::NoRanks);
     }
     if stop.count() > 0 {
@@ -119,7 +155,8 @@ pub fn run(
     })?;
     let inlet = Inlet::new();
     let supervision = Supervision::start(launch, &inlet, stop)?;
-    for (rank, pid) in supervision.pids.iter().enumerate() {
+    for (local, pid) in supervision.pids.iter().enumerate() {
+        let rank = launch.world.first_rank + local;
         observer.started(rank, pid.as_raw_nonzero().get().unsigned_abs());
     }
     for remark in &supervision.remarks {
@@ -188,6 +225,7 @@ impl Supervision {
             grace: launch.grace,
             started,
             host: uname().nodename().to_string_lossy().into_owned(),
+            first_rank: launch.world.first_rank,
             out_of_memory,
             devices: launch.devices.clone(),
             pages: launch.pages.as_ref().map_or_else(Vec::new, Pages::all),
@@ -263,20 +301,21 @@ fn start_members(
     remarks: &mut Vec<String>,
 ) -> Result<Vec<Member>, LaunchError> {
     let foreign = open_descriptors();
-    let mut members = Vec::with_capacity(launch.world_size);
+    let mut members = Vec::with_capacity(launch.ranks);
     let mut deaths = Deaths::new();
-    for rank in 0..launch.world_size {
+    for local in 0..launch.ranks {
+        let rank = launch.world.first_rank + local;
         let path = log::path(&launch.log_dir, rank);
         let log = open_log(&path, launch.attempt)?;
         let resource = |what| move |source| LaunchError::Resource { what, rank, source };
         let (alive, lifeline) = pipe().map_err(resource("a pipe"))?;
-        let group = orphans.groups().and_then(|groups| groups.group(rank).ok());
+        let group = orphans.groups().and_then(|groups| groups.group(local).ok());
         let provision = Provision {
             foreign: &foreign,
-            mark: orphans.mark(rank),
+            mark: orphans.mark(local),
             entrance: group.as_ref().and_then(|group| group.entrance().ok()),
         };
-        let (child, pipes) = spawn(launch, rank, &provision)?;
+        let (child, pipes) = spawn(launch, local, &provision)?;
         orphans.add_worker(child.id());
         let group = group.filter(|group| group.holds(child.id()));
         if orphans.groups().is_some() && group.is_none() {
@@ -289,7 +328,7 @@ fn start_members(
         let drained = events.clone();
         let read = move || {
             let words = reader.run();
-            let _ = drained.send(Event::Drained { rank, words });
+            let _ = drained.send(Event::Drained { local, words });
         };
         threads::start(&format!("read {rank}"), read).map_err(resource("a thread"))?;
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cordee_protocol::Failure;
+use serde::{Deserialize, Serialize};
 
 use crate::cause::{Explanation, explain, hint_about, hint_for};
 use crate::last_words::is_backtrace;
@@ -19,7 +20,7 @@ const HINT_ROWS: usize = 3;
 const SURE_LINES: usize = 5;
 
 /// Which rank failed, how, and what it said.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FailureReport {
     /// The rank that failed first.
     pub rank: usize,
@@ -55,7 +56,7 @@ pub struct FailureReport {
 }
 
 /// A rank that others waited for in vain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SilentRank {
     /// The rank.
     pub rank: usize,
@@ -68,7 +69,7 @@ pub struct SilentRank {
 }
 
 /// Why a rank that had not failed left others waiting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Silence {
     /// It ran or slept.
     Running,
@@ -94,7 +95,7 @@ impl fmt::Display for Silence {
 }
 
 /// A rank that is not the one that failed first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OtherRank {
     /// The rank.
     pub rank: usize,

@@ -32,14 +32,15 @@ pub(crate) struct Provision<'a> {
     pub(crate) entrance: Option<File>,
 }
 
-/// Starts the worker of a rank.
+/// Starts one of this node's workers.
 ///
 /// Must run on the main thread: the kernel kills the worker when the *thread* that started it ends.
 pub(crate) fn spawn(
     launch: &Launch,
-    rank: usize,
+    local: usize,
     provision: &Provision<'_>,
 ) -> Result<(Child, Pipes), LaunchError> {
+    let rank = launch.world.first_rank + local;
     let new_pipe = || {
         pipe().map_err(|source| LaunchError::Resource {
             what: "a pipe",
@@ -52,22 +53,29 @@ pub(crate) fn spawn(
     let (messages, messages_end) = new_pipe()?;
     let messages_end = OwnedFd::from(messages_end);
 
-    let page = launch.pages.as_ref().map(|pages| pages.descriptor(rank));
+    let page = launch.pages.as_ref().map(|pages| pages.descriptor(local));
     let page = page.transpose().map_err(|source| LaunchError::Resource {
         what: "a status page",
         rank,
         source,
     })?;
 
+    let own = launch.inherit_one.get(local);
+    let own = own.and_then(|(name, fd)| Some((name, fd.as_ref()?)));
+
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.arguments)
-        .envs(worker_environment(launch, rank).variables())
+        .envs(worker_environment(launch, local).variables())
         .envs(launch.environment.iter().map(|(name, value)| (name, value)))
         .envs(
             launch
                 .inherit
                 .iter()
+                .map(|(name, fd)| (name, fd.as_raw_fd().to_string())),
+        )
+        .envs(
+            own.iter()
                 .map(|(name, fd)| (name, fd.as_raw_fd().to_string())),
         )
         .envs(provision.mark.iter().map(|mark| (names::LAUNCHER, mark)))
@@ -88,9 +96,10 @@ pub(crate) fn spawn(
         .iter()
         .map(|(_, fd)| fd.as_raw_fd())
         .chain([messages_end.as_raw_fd()])
+        .chain(own.iter().map(|(_, fd)| fd.as_raw_fd()))
         .chain(page.as_ref().map(AsRawFd::as_raw_fd))
         .collect();
-    let placement = launch.placement.get(rank).and_then(Option::as_ref);
+    let placement = launch.placement.get(local).and_then(Option::as_ref);
     let preparation = Preparation {
         launcher: getpid(),
         entrance: provision.entrance.as_ref().map(AsRawFd::as_raw_fd),
@@ -166,10 +175,21 @@ impl Preparation {
 }
 
 /// Who a worker of this launch is.
-fn worker_environment(launch: &Launch, rank: usize) -> WorkerEnvironment {
-    let mut environment = WorkerEnvironment::single_node(rank, launch.world_size, &launch.run_id);
-    environment.restart_count = launch.attempt.saturating_sub(1);
-    environment.max_restarts = launch.max_restarts;
+fn worker_environment(launch: &Launch, local: usize) -> WorkerEnvironment {
+    let world = &launch.world;
+    let mut environment = WorkerEnvironment {
+        rank: world.first_rank + local,
+        world_size: world.size,
+        local_rank: world.first_local_rank + local,
+        local_world_size: world.local_size,
+        group_rank: world.node,
+        group_world_size: world.nodes,
+        master_addr: "127.0.0.1".to_owned(),
+        master_port: 0,
+        restart_count: launch.attempt.saturating_sub(1),
+        max_restarts: launch.max_restarts,
+        run_id: launch.run_id.clone(),
+    };
     if let Some((host, port)) = &launch.master {
         environment.master_addr.clone_from(host);
         environment.master_port = *port;

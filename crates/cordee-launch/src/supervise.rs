@@ -17,7 +17,7 @@ use crate::orphans::{Orphans, REAP_EVERY};
 use crate::out_of_memory::OutOfMemoryKills;
 use crate::reader::LastWords;
 use crate::verdict::{Suspect, culprit};
-use crate::watchdog::Watchdog;
+use crate::watchdog::{Expired, Watchdog};
 use crate::{
     Ending, FailureReport, Fate, Hang, HungRank, OtherRank, Outcome, ProcessState, Silence,
     SilentRank, StopRequests, Watch,
@@ -37,16 +37,16 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) enum Event {
     /// The process of a rank ended and waits to be reaped.
-    Exited { rank: usize },
+    Exited { local: usize },
     /// All that a rank said has been read.
-    Drained { rank: usize, words: LastWords },
+    Drained { local: usize, words: LastWords },
     /// Someone asked to stop; [`StopRequests`] has the count.
     StopRequested,
     /// The thread that called [`crate::run`] gives up.
     Abandoned,
 }
 
-/// Watches all workers of a run.
+/// Watches all workers of this node. They are counted from 0 here; what is told of them, by rank.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     pub(crate) members: Vec<Member>,
@@ -56,6 +56,8 @@ pub(crate) struct Supervisor {
     pub(crate) grace: Option<Duration>,
     pub(crate) started: Instant,
     pub(crate) host: String,
+    /// The rank of the first member.
+    pub(crate) first_rank: usize,
     pub(crate) out_of_memory: Option<OutOfMemoryKills>,
     pub(crate) devices: Vec<String>,
     /// Empty where there are none.
@@ -112,13 +114,13 @@ impl Supervisor {
             };
             let look = self.watchdog.as_ref().map(Watchdog::next_look);
             match self.next([window, grace, look].into_iter().flatten().min()) {
-                Some(Event::Exited { rank }) => {
-                    if !self.exited(rank, *stopping).is_orderly() && window.is_none() {
+                Some(Event::Exited { local }) => {
+                    if !self.exited(local, *stopping).is_orderly() && window.is_none() {
                         first_failure = Some(Instant::now());
                         window = first_failure.map(|at| at + WINDOW);
                     }
                 }
-                Some(Event::Drained { rank, words }) => self.members[rank].words = Some(words),
+                Some(Event::Drained { local, words }) => self.members[local].words = Some(words),
                 Some(Event::StopRequested) => match self.stop.count() {
                     0 => {}
                     1 => {
@@ -170,19 +172,25 @@ impl Supervisor {
         let members = &self.members;
         let state = |rank: usize| ProcessState::of(members[rank].child.id());
         let expired = self.watchdog.as_mut()?.look(now, state)?;
-        let rank = |rank: usize| {
+        let rank = |local: usize| {
             let (pid, device) = (
-                self.members[rank].child.id(),
-                self.devices.get(rank).cloned(),
+                self.members[local].child.id(),
+                self.devices.get(local).cloned(),
             );
-            HungRank::new(rank, pid, device, self.pages[rank].read())
+            let who = (self.first_rank + local, pid, device);
+            HungRank::new(who, &self.host, self.pages[local].read())
         };
         let ranks = (0..self.members.len()).map(rank).collect();
+        let quietest = self.first_rank + expired.rank;
         let file = self
             .log_dir
             .join(format!("hang-attempt-{:03}.json", self.attempt));
-        let mut hang = Hang::of(expired, self.host.clone(), ranks, file);
-        hang.look_into_the_guilty(expired.rank);
+        let expired = Expired {
+            rank: quietest,
+            ..expired
+        };
+        let mut hang = Hang::of(expired, ranks, file);
+        hang.look_into_the_guilty();
         hang.write();
         Some(Box::new(hang))
     }
@@ -198,11 +206,11 @@ impl Supervisor {
                 return;
             }
             match self.next(Some(last_end + limit)) {
-                Some(Event::Exited { rank }) => {
-                    self.exited(rank, Stopping::Killed);
+                Some(Event::Exited { local }) => {
+                    self.exited(local, Stopping::Killed);
                     last_end = Instant::now();
                 }
-                Some(Event::Drained { rank, words }) => self.members[rank].words = Some(words),
+                Some(Event::Drained { local, words }) => self.members[local].words = Some(words),
                 Some(Event::StopRequested | Event::Abandoned) => {}
                 None => break,
             }
@@ -230,14 +238,14 @@ impl Supervisor {
         }
     }
 
-    fn exited(&mut self, rank: usize, stopping: Stopping) -> Ending {
+    fn exited(&mut self, local: usize, stopping: Stopping) -> Ending {
         let order = self
             .members
             .iter()
             .filter(|member| member.ended.is_some())
             .count();
-        let member = &mut self.members[rank];
-        member.left = self.orphans.left_by(rank);
+        let member = &mut self.members[local];
+        member.left = self.orphans.left_by(local);
         if let Some(group) = &member.group {
             // A zombie is not counted; what came in by a way that we do not see, is.
             member.left = member.left.max(group.processes());
@@ -256,7 +264,7 @@ impl Supervisor {
             failed,
         });
         let _ = self.notices.send(Notice::Ended {
-            rank,
+            rank: self.first_rank + local,
             ending,
             by_launcher,
         });
@@ -268,14 +276,14 @@ impl Supervisor {
             .members
             .iter()
             .enumerate()
-            .filter_map(|(rank, member)| {
+            .filter_map(|(local, member)| {
                 let ended = member.ended.filter(|ended| ended.failed)?;
                 let failure = member
                     .words
                     .as_ref()
                     .and_then(|words| words.failure.as_ref());
                 Some(Suspect {
-                    rank,
+                    rank: self.first_rank + local,
                     order: ended.order,
                     failure,
                 })
@@ -316,14 +324,16 @@ impl Supervisor {
     fn silent(&self, suspect: Suspect<'_>) -> Option<SilentRank> {
         let blamed_by = |member: &Member| member.words.as_ref()?.failure.as_ref()?.blames;
         let mut rank = suspect.failure?.blames?;
+        let member_of = |rank: usize| self.members.get(rank.checked_sub(self.first_rank)?);
         // Blame may go in a circle.
         for _ in 0..self.members.len() {
-            match self.members.get(rank).and_then(blamed_by) {
+            match member_of(rank).and_then(blamed_by) {
                 Some(next) => rank = next,
                 None => break,
             }
         }
-        let member = self.members.get(rank)?;
+        // One of another node is for the others to find out about.
+        let member = member_of(rank)?;
         let silence = match member.fate() {
             Fate::Ended(ending) if ending.is_orderly() => Silence::Left(ending),
             Fate::Ended(_) => return None,
@@ -351,7 +361,12 @@ impl Supervisor {
     }
 
     fn report_hang(&self, hang: Box<Hang>) -> FailureReport {
-        let rank = hang.guilty.first().copied().unwrap_or(0);
+        // If it is of another node, or nobody, any of this one.
+        let here = self.first_rank..self.first_rank + self.members.len();
+        let guilty = hang.guilty.first().copied();
+        let rank = guilty
+            .filter(|rank| here.contains(rank))
+            .unwrap_or(self.first_rank);
         FailureReport {
             exit_code: ExitCode::Hang.code(),
             hang: Some(hang),
@@ -361,13 +376,11 @@ impl Supervisor {
 
     /// What there is to tell of any rank.
     fn report_of(&self, rank: usize) -> FailureReport {
-        let member = &self.members[rank];
+        let member = &self.members[rank - self.first_rank];
         let words = member.words.as_ref();
         let ending = member.ended.map_or(Ending::Unknown, |ended| ended.ending);
-        let others = self
-            .members
-            .iter()
-            .enumerate()
+        let others = (self.first_rank..)
+            .zip(&self.members)
             .filter(|(other, _)| *other != rank);
         let kills = self.out_of_memory.as_ref();
         FailureReport {

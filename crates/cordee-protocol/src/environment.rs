@@ -79,6 +79,8 @@ pub struct WorkerEnvironment {
     pub local_world_size: usize,
     /// Index of the node.
     pub group_rank: usize,
+    /// Number of nodes.
+    pub group_world_size: usize,
     /// Host of the rendezvous.
     pub master_addr: String,
     /// Port of the rendezvous; 0 where ranks meet in shared memory alone.
@@ -100,6 +102,7 @@ impl WorkerEnvironment {
             local_rank: rank,
             local_world_size: world_size,
             group_rank: 0,
+            group_world_size: 1,
             master_addr: "127.0.0.1".to_owned(),
             master_port: 0,
             restart_count: 0,
@@ -110,14 +113,13 @@ impl WorkerEnvironment {
 
     /// The variables to set for the worker.
     pub fn variables(&self) -> Vec<(&'static str, String)> {
-        let nodes = self.world_size.div_ceil(self.local_world_size.max(1));
         vec![
             (names::RANK, self.rank.to_string()),
             (names::WORLD_SIZE, self.world_size.to_string()),
             (names::LOCAL_RANK, self.local_rank.to_string()),
             (names::LOCAL_WORLD_SIZE, self.local_world_size.to_string()),
             (names::GROUP_RANK, self.group_rank.to_string()),
-            (names::GROUP_WORLD_SIZE, nodes.to_string()),
+            (names::GROUP_WORLD_SIZE, self.group_world_size.to_string()),
             (names::ROLE_NAME, "default".to_owned()),
             (names::ROLE_RANK, self.rank.to_string()),
             (names::ROLE_WORLD_SIZE, self.world_size.to_string()),
@@ -175,6 +177,7 @@ impl WorkerEnvironment {
             local_rank: number(names::LOCAL_RANK, Some(rank))?,
             local_world_size: number(names::LOCAL_WORLD_SIZE, Some(world_size))?,
             group_rank: number(names::GROUP_RANK, Some(0))?,
+            group_world_size: number(names::GROUP_WORLD_SIZE, Some(1))?,
             master_addr: lookup(names::MASTER_ADDR).unwrap_or_else(|| "127.0.0.1".to_owned()),
             master_port: u16::try_from(port).map_err(|_| EnvironmentError::Invalid {
                 name: names::MASTER_PORT,

@@ -181,7 +181,7 @@ fn a_missing_program_is_named() {
         "{error:?}"
     );
     assert!(error.to_string().contains("/no/such/worker"), "{error}");
-    stage.launch.world_size = 0;
+    stage.launch.ranks = 0;
     assert!(matches!(stage.refused(), LaunchError::NoRanks));
 }
 

@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cordee_launch::{
-    Ending, FailureReport, Launch, LaunchError, Observer, Outcome, StopRequests, Stream, run,
+    Ending, FailureReport, Launch, LaunchError, Observer, Outcome, StopRequests, Stream, World, run,
 };
 use cordee_protocol::WorkerMessage;
 use rustix::io::Errno;
@@ -120,7 +120,9 @@ pub(crate) fn launch_in(directory: &Path, world_size: usize, behaviour: &[&str])
             .chain(behaviour)
             .map(Into::into)
             .collect(),
-        world_size,
+        ranks: world_size,
+        world: World::of_one_node(world_size),
+        inherit_one: Vec::new(),
         run_id: "test-run".to_owned(),
         attempt: 1,
         log_dir: directory.join("logs"),

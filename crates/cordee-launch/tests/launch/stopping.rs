@@ -78,7 +78,7 @@ fn stop(stage: &Stage) -> (Outcome, Recorder) {
     let mut stopper = Stopper {
         stop: stop.clone(),
         directory: stage.directory.path().to_owned(),
-        world_size: stage.launch.world_size,
+        world_size: stage.launch.ranks,
         inner: Recorder::default(),
     };
     let outcome = stage.run_with(&mut stopper, &stop);

@@ -359,7 +359,7 @@ fn programs_that_cannot_start() {
     let refused = text(&stage.refused()).replace(&here, "runs/x");
     check("program_without_interpreter", &refused);
     write("\u{7f}ELF and no more", 0o755);
-    stage.launch.world_size = 1;
+    stage.launch.ranks = 1;
     let text = text_of(&mut stage);
     // What is no program goes to the shell, and each has its own words for it.
     if std::fs::read_link("/bin/sh").is_ok_and(|shell| shell.ends_with("dash")) {

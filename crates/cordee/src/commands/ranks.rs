@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use cordee_launch::{Launch, Observer, Outcome, StopRequests, Stream};
+use cordee_launch::{Launch, Observer, Outcome, StopRequests, Stream, World};
 use cordee_memory::SharedMemory;
 use cordee_protocol::{ExitCode, WorkerMessage, names};
 use signal_hook::{
@@ -86,7 +86,9 @@ pub(crate) fn launch_of(job: &Job, name: &str, logs: Logs) -> Result<Launch, Fai
     Ok(Launch {
         program: program.path,
         arguments: vec!["worker".into()],
-        world_size: job.world_size,
+        ranks: job.world_size,
+        world: World::of_one_node(job.world_size),
+        inherit_one: Vec::new(),
         run_id: run_id(name),
         attempt: logs.attempt,
         log_dir: logs.dir,

@@ -8,7 +8,7 @@ mod show;
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use anyhow::anyhow;
-use cordee_launch::{Ending, FailureReport, Fate, Launch, Outcome, StopRequests};
+use cordee_launch::{Ending, FailureReport, Fate, Launch, Outcome, StopRequests, World};
 use cordee_protocol::{ExitCode, WorkerEnvironment, names};
 use fs_err as fs;
 
@@ -118,7 +118,9 @@ impl Job {
         let launch = Launch {
             program: self.program.path.clone(),
             arguments: self.program.arguments.clone(),
-            world_size: self.options.processes,
+            ranks: self.options.processes,
+            world: World::of_one_node(self.options.processes),
+            inherit_one: Vec::new(),
             run_id: self.run_id.clone(),
             attempt,
             log_dir: self.logs.clone(),
