@@ -52,8 +52,8 @@ pub struct Launch {
     pub log_dir: PathBuf,
     /// Open files that every worker gets, with the environment variable that holds the number.
     pub inherit: Vec<(&'static str, OwnedFd)>,
-    /// The same for one worker each, by rank; a worker that has none here gets none.
-    pub inherit_one: Vec<(&'static str, Option<OwnedFd>)>,
+    /// What one worker each gets, by rank; a worker that has none here gets nothing else.
+    pub own: Vec<Own>,
     /// Environment variables on top of our own environment and the rank's variables.
     pub environment: Vec<(OsString, OsString)>,
     /// Where each rank runs, by rank. A rank that has none here runs where the launcher does.
@@ -73,6 +73,15 @@ pub struct Launch {
     pub pages: Option<Pages>,
     /// How hangs are found out, by what the pages say.
     pub watch: Option<Watch>,
+}
+
+/// What one worker gets and no other.
+#[derive(Debug, Default)]
+pub struct Own {
+    /// Open files, with the environment variable that holds the number.
+    pub inherit: Vec<(&'static str, OwnedFd)>,
+    /// Its standard input, in place of none: the socket at which others reach it, as inetd would give it.
+    pub stdin: Option<OwnedFd>,
 }
 
 /// All ranks of a job, as one node sees them.

@@ -68,7 +68,7 @@ mod worker_group;
 pub use ending::{Ending, Fate};
 pub use error::LaunchError;
 pub use hang::{Guilt, Hang, HungRank};
-pub use launch::{Launch, Watch, World, run};
+pub use launch::{Launch, Own, Watch, World, run};
 pub use observer::{Observer, Stream};
 pub use outcome::Outcome;
 pub use pages::Pages;

@@ -60,8 +60,15 @@ pub(crate) fn spawn(
         source,
     })?;
 
-    let own = launch.inherit_one.get(local);
-    let own = own.and_then(|(name, fd)| Some((name, fd.as_ref()?)));
+    let own = launch.own.get(local);
+    let stdin = own.and_then(|own| own.stdin.as_ref());
+    let stdin = stdin.map(|it| it.try_clone().map(Stdio::from)).transpose();
+    let stdin = stdin.map_err(|source| LaunchError::Resource {
+        what: "a socket",
+        rank,
+        source,
+    })?;
+    let own = || own.iter().flat_map(|own| &own.inherit);
 
     let mut command = Command::new(&launch.program);
     command
@@ -74,17 +81,14 @@ pub(crate) fn spawn(
                 .iter()
                 .map(|(name, fd)| (name, fd.as_raw_fd().to_string())),
         )
-        .envs(
-            own.iter()
-                .map(|(name, fd)| (name, fd.as_raw_fd().to_string())),
-        )
+        .envs(own().map(|(name, fd)| (name, fd.as_raw_fd().to_string())))
         .envs(provision.mark.iter().map(|mark| (names::LAUNCHER, mark)))
         .env(names::MESSAGE_FD, messages_end.as_raw_fd().to_string())
         .envs(
             page.iter()
                 .map(|page| (names::STATUS_FD, page.as_raw_fd().to_string())),
         )
-        .stdin(Stdio::null())
+        .stdin(stdin.unwrap_or_else(Stdio::null))
         .stdout(stdout_end)
         .stderr(stderr_end)
         // A group of its own: Ctrl-C in a terminal reaches the launcher alone, and a worker can be
@@ -96,7 +100,7 @@ pub(crate) fn spawn(
         .iter()
         .map(|(_, fd)| fd.as_raw_fd())
         .chain([messages_end.as_raw_fd()])
-        .chain(own.iter().map(|(_, fd)| fd.as_raw_fd()))
+        .chain(own().map(|(_, fd)| fd.as_raw_fd()))
         .chain(page.as_ref().map(AsRawFd::as_raw_fd))
         .collect();
     let placement = launch.placement.get(local).and_then(Option::as_ref);

@@ -182,6 +182,10 @@ pub(crate) struct BenchCommArgs {
     /// Where the numbers are: in the memory of the CPU or of GPUs.
     #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
     pub(crate) device: DeviceArg,
+    /// Deal the workers out to so many machines, all of them played by this one: between machines they
+    /// exchange over TCP, by way of the loopback.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    pub(crate) machines: usize,
     /// Exchange memory of each process's own, in place of what gradients lie in.
     #[arg(long)]
     pub(crate) private: bool,
@@ -387,6 +391,10 @@ pub(crate) struct VerifyCollectivesArgs {
     /// Where the buffers are: of GPUs, NCCL does the work.
     #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
     pub(crate) device: DeviceArg,
+    /// Deal the workers out to so many machines, all of them played by this one: between machines they
+    /// exchange over TCP, by way of the loopback.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    pub(crate) machines: usize,
     /// How long a worker waits for the others before it gives up.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout: u64,

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    net::SocketAddr,
     os::{fd::OwnedFd, unix::fs::FileExt},
     path::PathBuf,
     thread,
@@ -10,14 +11,16 @@ use std::{
 
 use anyhow::Context;
 use cordee_config::{ComputePrecision, DeviceKind, ParallelConfig, Plan, Recompute, TimeSpan};
-use cordee_protocol::{Check, Collective};
+use cordee_protocol::{Check, Collective, Secret};
 use serde::{Deserialize, Serialize};
 
 /// What every rank of a launch does, the same for all.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Job {
     /// Number of ranks.
     pub world_size: usize,
+    /// Where they are, if not all on one machine.
+    pub across: Option<Across>,
     /// Threads of each rank.
     pub threads: usize,
     /// How long a rank waits for the others.
@@ -30,8 +33,19 @@ pub struct Job {
     pub task: Task,
 }
 
+/// Ranks on several machines, and how they reach each other.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Across {
+    /// How many ranks each machine has.
+    pub ranks: Vec<usize>,
+    /// By rank, where the rank of the same number on the machine before listens.
+    pub below: Vec<Vec<SocketAddr>>,
+    /// What ranks of this attempt know and nobody else.
+    pub secret: Secret,
+}
+
 /// The kinds of work that ranks can do.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
     /// Train a model.
@@ -51,7 +65,7 @@ pub enum Task {
 }
 
 /// Train a model.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TrainTask {
     /// Config and what follows from it.
     pub plan: Plan,
@@ -70,7 +84,7 @@ pub struct TrainTask {
 }
 
 /// Measure the training step.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BenchTask {
     /// Config and what follows from it.
     pub plan: Plan,
@@ -87,7 +101,7 @@ pub struct BenchTask {
 }
 
 /// Measure the collectives.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CollectivesTask {
     /// What to measure.
     pub operations: Vec<Collective>,
@@ -100,7 +114,7 @@ pub struct CollectivesTask {
 }
 
 /// Look at the machine.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SmokeTask {
     /// At what of it.
     pub part: SmokePart,
@@ -132,7 +146,7 @@ impl SmokeTask {
 }
 
 /// Compare training steps with recorded ones.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TraceTask {
     /// The directory of the trace.
     pub dir: PathBuf,
@@ -148,6 +162,7 @@ impl Job {
         let parallel = &plan.config.parallel;
         Self {
             world_size: plan.world_size,
+            across: None,
             threads: parallel
                 .threads
                 .unwrap_or_else(|| threads_per_rank(plan.world_size)),

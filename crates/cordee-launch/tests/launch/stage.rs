@@ -122,7 +122,7 @@ pub(crate) fn launch_in(directory: &Path, world_size: usize, behaviour: &[&str])
             .collect(),
         ranks: world_size,
         world: World::of_one_node(world_size),
-        inherit_one: Vec::new(),
+        own: Vec::new(),
         run_id: "test-run".to_owned(),
         attempt: 1,
         log_dir: directory.join("logs"),

@@ -17,6 +17,7 @@ use signal_hook::{
     iterator::Signals,
 };
 
+use super::played;
 use crate::{
     console::{Console, ProgressMode},
     devices,
@@ -72,12 +73,24 @@ pub(crate) fn see_through(
 /// The launch of `job`, of ranks that nobody watches for hangs.
 pub(crate) fn launch_of(job: &Job, name: &str, logs: Logs) -> Result<Launch, Failure> {
     let environment = |error: anyhow::Error| Failure::new(ExitCode::Environment, error);
-    let memory = SharedMemory::create("cordee-ranks").map_err(|error| environment(error.into()))?;
-    let memory = memory
-        .as_fd()
-        .try_clone_to_owned()
-        .context("sharing memory")
-        .map_err(environment)?;
+    let mut job = job.clone();
+    let (mut inherit, mut own) = (Vec::new(), Vec::new());
+    match &mut job.across {
+        Some(across) if across.below.is_empty() => {
+            own = played::start(across).map_err(environment)?;
+        }
+        _ => {
+            let memory =
+                SharedMemory::create("cordee-ranks").map_err(|error| environment(error.into()))?;
+            let memory = memory
+                .as_fd()
+                .try_clone_to_owned()
+                .context("sharing memory")
+                .map_err(environment)?;
+            inherit.push((names::SHARED_MEMORY_FD, memory));
+        }
+    }
+    inherit.push((names::JOB_FD, job.to_fd().map_err(environment)?));
     let program = worker_program::find()?;
     let mut variables = program.environment;
     if devices::workers_per_gpu()? > 1 {
@@ -88,14 +101,11 @@ pub(crate) fn launch_of(job: &Job, name: &str, logs: Logs) -> Result<Launch, Fai
         arguments: vec!["worker".into()],
         ranks: job.world_size,
         world: World::of_one_node(job.world_size),
-        inherit_one: Vec::new(),
+        own,
         run_id: run_id(name),
         attempt: logs.attempt,
         log_dir: logs.dir,
-        inherit: vec![
-            (names::SHARED_MEMORY_FD, memory),
-            (names::JOB_FD, job.to_fd().map_err(environment)?),
-        ],
+        inherit,
         environment: variables,
         placement: Vec::new(),
         master: None,

@@ -67,6 +67,7 @@ fn verify_trace(args: &VerifyTraceArgs) -> Result<u8, Failure> {
     let device = devices::device(args.device.choice(), precision, args.workers)?;
     let job = Job {
         world_size: args.workers,
+        across: None,
         threads: threads_per_rank(args.workers),
         timeout: parallel.timeout,
         device,

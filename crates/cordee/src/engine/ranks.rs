@@ -1,41 +1,48 @@
 //! How the ranks of a job reach each other.
 
-use cordee_comm::{CommError, NcclGroup, ProcessGroup, SharedMemoryGroup};
+use cordee_comm::{CommError, HostGroup, NcclGroup, ProcessGroup};
 use cordee_ops::Device;
 use cordee_train::TrainError;
 use nccl_sys::Library;
 
-/// The group of a job's ranks: over the memory that they share, and for buffers of GPUs over NCCL.
+/// The group of a job's ranks: over the memory that they share and the network between machines, and for
+/// buffers of GPUs over NCCL.
 pub(crate) enum Ranks {
     /// On the CPU, or alone.
-    Host(SharedMemoryGroup),
+    Host {
+        group: Box<dyn HostGroup>,
+        machines: usize,
+    },
     /// With a GPU each.
     Nccl { group: NcclGroup, library: Library },
 }
 
 impl Ranks {
     /// Makes the group that ranks with this device need, over the one in which they have met.
-    pub(crate) fn new(mut host: SharedMemoryGroup, device: &Device) -> anyhow::Result<Self> {
-        if host.world_size() == 1 {
-            return Ok(Self::Host(host));
+    pub(crate) fn new(
+        mut group: Box<dyn HostGroup>,
+        machines: usize,
+        device: &Device,
+    ) -> anyhow::Result<Self> {
+        if group.world_size() == 1 {
+            return Ok(Self::Host { group, machines });
         }
         let queue = device
             .queue()
-            .inspect_err(|error| host.fail(&error.to_string()));
+            .inspect_err(|error| group.fail(&error.to_string()));
         let Some(queue) = queue.map_err(TrainError::from)? else {
-            return Ok(Self::Host(host));
+            return Ok(Self::Host { group, machines });
         };
         let library = Library::open(&cordee::nccl_paths())
-            .inspect_err(|error| host.fail(&error.to_string()))?;
-        let group =
-            NcclGroup::new("ranks", Box::new(host), queue, library).map_err(TrainError::from)?;
+            .inspect_err(|error| group.fail(&error.to_string()))?;
+        let group = NcclGroup::new("ranks", group, queue, library).map_err(TrainError::from)?;
         Ok(Self::Nccl { group, library })
     }
 
     /// For whoever has something to tell the other ranks.
     pub(crate) fn group(&mut self) -> &mut dyn ProcessGroup {
         match self {
-            Self::Host(group) => group,
+            Self::Host { group, .. } => group.as_mut(),
             Self::Nccl { group, .. } => group,
         }
     }
@@ -43,7 +50,10 @@ impl Ranks {
     /// What moves the bytes.
     pub(crate) fn transport(&self) -> String {
         match self {
-            Self::Host(_) => "shared memory".to_owned(),
+            Self::Host { machines: 1, .. } => "shared memory".to_owned(),
+            Self::Host { machines, .. } => {
+                format!("shared memory, and TCP between {machines} machines")
+            }
             Self::Nccl { library, .. } => format!("NCCL {}", library.version()),
         }
     }
@@ -51,7 +61,7 @@ impl Ranks {
     /// Leaves in order, when all is done.
     pub(crate) fn finish(&mut self) -> Result<(), CommError> {
         match self {
-            Self::Host(_) => Ok(()),
+            Self::Host { .. } => Ok(()),
             Self::Nccl { group, .. } => group.finish(),
         }
     }

@@ -4,8 +4,9 @@ use std::{
     borrow::Cow,
     env,
     fs::{File, OpenOptions},
-    io::Write,
-    os::fd::OwnedFd,
+    io::{self, Write},
+    net::TcpListener,
+    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +16,8 @@ use std::{
 use anyhow::{Context, anyhow};
 use cordee::{BenchTask, Failure, Job, SmokePart, Task, TraceTask, TrainTask};
 use cordee_comm::{
-    Call, CommError, ProcessGroup, SharedMemoryGroup, Witness, conformance as collectives,
+    Call, CommError, HostGroup, Machines, MachinesGroup, Neighbours, ProcessGroup,
+    SharedMemoryGroup, Witness, conformance as collectives,
 };
 use cordee_config::{ComputePrecision, DeviceKind};
 use cordee_data::Corpus;
@@ -97,11 +99,8 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
         OpenOptions::new().read(true).write(true),
     )?;
     let memory = SharedMemory::from_fd(OwnedFd::from(memory))?;
-    let timeout = job.timeout.0;
-    let mut group =
-        SharedMemoryGroup::join(memory, environment.rank, environment.world_size, timeout)
-            .map_err(TrainError::from)?
-            .witnessed_by(Arc::new(Tells(status.clone())));
+    let witness = Arc::new(Tells(status.clone()));
+    let mut group = meet(environment, &job, memory, witness)?;
     let compute = compute(&job, environment.local_rank);
     let compute = match compute {
         Ok(compute) => compute,
@@ -110,7 +109,8 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
             return Err(error);
         }
     };
-    let mut ranks = Ranks::new(group, &compute.device)?;
+    let machines = job.across.as_ref().map_or(1, |across| across.ranks.len());
+    let mut ranks = Ranks::new(group, machines, &compute.device)?;
     let transport = ranks.transport();
     let group = ranks.group();
     let done = match &job.task {
@@ -135,6 +135,39 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
         ranks.group().fail(&error.to_string());
         error.into()
     })
+}
+
+/// Meets the other ranks: in the memory that they share, and where they are on several machines over the
+/// network too.
+fn meet(
+    environment: &WorkerEnvironment,
+    job: &Job,
+    memory: SharedMemory,
+    witness: Arc<Tells>,
+) -> anyhow::Result<Box<dyn HostGroup>> {
+    let (rank, timeout) = (environment.rank, job.timeout.0);
+    let Some(across) = &job.across else {
+        let group = SharedMemoryGroup::join(memory, rank, environment.world_size, timeout)
+            .map_err(TrainError::from)?;
+        return Ok(Box::new(group.witnessed_by(witness)));
+    };
+    let machines = Machines::new(&across.ranks, 0);
+    let machines = Machines::new(&across.ranks, machines.machine_of(rank));
+    let local_rank = rank - machines.ranks_of(machines.own()).start;
+    // Where others reach this rank is its standard input, if there is somebody who has to.
+    let listens = machines.own() + 1 < machines.count() && local_rank < machines.rails();
+    let listener = listens.then(|| io::stdin().as_fd().try_clone_to_owned());
+    let listener = listener
+        .transpose()
+        .context("taking the socket at which to be reached")?;
+    let neighbours = Neighbours {
+        listener: listener.map(TcpListener::from),
+        below: across.below[rank].clone(),
+        secret: across.secret.clone(),
+    };
+    let group = MachinesGroup::join(memory, local_rank, machines, &neighbours, timeout)
+        .map_err(TrainError::from)?;
+    Ok(Box::new(group.witnessed_by(witness)))
 }
 
 /// Where this rank computes, and in which numbers.
@@ -347,6 +380,7 @@ fn blamed(error: Option<&TrainError>) -> Option<usize> {
     match error {
         CommError::PeerFailed { peer, .. } => Some(*peer),
         CommError::Timeout { missing, .. } => missing.first().copied(),
+        CommError::Unreachable { peer, .. } => Some(*peer),
         _ => None,
     }
 }

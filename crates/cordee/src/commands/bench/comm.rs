@@ -5,7 +5,7 @@ use cordee_protocol::{CollectiveReport, ExitCode, WorkerMessage};
 
 use crate::{
     args::BenchCommArgs,
-    commands::ranks,
+    commands::{played, ranks},
     console::{Console, bytes},
     devices,
     failure::Failure,
@@ -22,6 +22,7 @@ pub(super) fn run(args: &BenchCommArgs) -> Result<u8, Failure> {
     // The precision of a job is that of computing, which the CPU does in f32; memory can be moved in any.
     let job = Job {
         world_size: workers,
+        across: played::across(workers, args.machines)?,
         threads: threads_per_rank(workers),
         timeout: ParallelConfig::default().timeout,
         device: devices::device(

@@ -120,7 +120,7 @@ impl Job {
             arguments: self.program.arguments.clone(),
             ranks: self.options.processes,
             world: World::of_one_node(self.options.processes),
-            inherit_one: Vec::new(),
+            own: Vec::new(),
             run_id: self.run_id.clone(),
             attempt,
             log_dir: self.logs.clone(),

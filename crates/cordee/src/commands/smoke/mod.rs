@@ -134,6 +134,7 @@ impl Machine<'_> {
     ) -> Result<Vec<CheckReport>, Failure> {
         let job = Job {
             world_size: ranks,
+            across: None,
             threads: threads_per_rank(ranks),
             timeout: ParallelConfig::default().timeout,
             device,

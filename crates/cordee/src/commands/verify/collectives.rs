@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     args::VerifyCollectivesArgs,
-    commands::ranks,
+    commands::{played, ranks},
     console::Console,
     devices,
     failure::Failure,
@@ -22,6 +22,7 @@ pub(super) fn run(args: &VerifyCollectivesArgs) -> Result<u8, Failure> {
         device: devices::device(args.device.choice(), precision, args.workers)?,
         precision,
         world_size: args.workers,
+        across: played::across(args.workers, args.machines)?,
         threads: threads_per_rank(args.workers),
         timeout: TimeSpan(Duration::from_secs(args.timeout)),
         task: Task::VerifyCollectives,
@@ -108,6 +109,7 @@ mod tests {
             device: DeviceKind::Cuda,
             precision: ComputePrecision::F32,
             world_size: 2,
+            across: None,
             threads: 1,
             timeout: TimeSpan(Duration::from_secs(1)),
             task: Task::VerifyCollectives,

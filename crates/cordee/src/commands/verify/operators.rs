@@ -22,6 +22,7 @@ pub(super) fn run(args: &VerifyOperatorsArgs) -> Result<u8, Failure> {
         device: devices::device(args.device.choice(), precision, 1)?,
         precision,
         world_size: 1,
+        across: None,
         threads: threads_per_rank(1),
         timeout: ParallelConfig::default().timeout,
         task: Task::Operators,
