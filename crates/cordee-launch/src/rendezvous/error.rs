@@ -66,10 +66,10 @@ pub enum RendezvousError {
     Mismatch(Mismatch),
     /// Too few nodes came.
     #[error("too few nodes: {0}")]
-    Missing(Attendance),
+    Missing(Box<Attendance>),
     /// Enough nodes came, and the run cannot be divided among them.
     #[error("no set of the nodes that are ready can run this config: {0}")]
-    NoFit(Attendance),
+    NoFit(Box<Attendance>),
     /// A member was lost before the generation was started.
     #[error("node {node} was lost before generation {generation} was started: {why}")]
     MemberLost {
@@ -142,10 +142,12 @@ impl RendezvousError {
                 ExitCode::RendezvousTimeout.code()
             }
             Self::Taken { .. } | Self::NoFit(_) => ExitCode::Usage.code(),
-            Self::MemberLost { .. } | Self::Stale { .. } => ExitCode::Failed.code(),
             Self::CoordinatorLost { .. } => ExitCode::Requeue.code(),
             Self::Finished { code, .. } => *code,
-            Self::TooLong { .. } | Self::Misuse(_) => ExitCode::Failed.code(),
+            Self::MemberLost { .. }
+            | Self::Stale { .. }
+            | Self::TooLong { .. }
+            | Self::Misuse(_) => ExitCode::Failed.code(),
         }
     }
 

@@ -203,7 +203,7 @@ impl Server {
         self.close_overdue(now);
         let (outputs, stopping) = self.tell(now);
         for output in outputs {
-            self.obey(output, now);
+            self.obey(&output, now);
         }
         self.watch_listener(now)?;
         Ok(!stopping)
@@ -317,12 +317,12 @@ impl Server {
         }
     }
 
-    fn obey(&mut self, output: Output, now: Duration) {
-        let (Output::Send(connection, _) | Output::Close(connection)) = output;
+    fn obey(&mut self, output: &Output, now: Duration) {
+        let (&Output::Send(connection, _) | &Output::Close(connection)) = output;
         let Some(link) = self.links.get_mut(&connection) else {
             return;
         };
-        let queued = match &output {
+        let queued = match output {
             Output::Send(_, message) => link.queue(message),
             Output::Close(_) => {
                 link.closing = Some(now);

@@ -27,9 +27,9 @@ pub(in crate::rendezvous) struct Terms {
 #[derive(Debug, PartialEq)]
 pub(in crate::rendezvous) enum GatherFailure {
     Mismatch(Mismatch),
-    Missing(Attendance),
+    Missing(Box<Attendance>),
     /// Enough are there, and no set of them fits.
-    NoFit(Attendance),
+    NoFit(Box<Attendance>),
     /// The generation is no newer than the last one, or there are to be no or fewer than the fewest nodes.
     Senseless,
     /// Nothing is gathered, or not any more.
@@ -169,7 +169,7 @@ impl Store {
             return Some(Ok(self.take(&chosen, terms.generation)));
         }
         if timed_out {
-            let attendance = self.attendance(&terms, waited);
+            let attendance = Box::new(self.attendance(&terms, waited));
             self.gathering = None;
             return Some(Err(if enough {
                 GatherFailure::NoFit(attendance)
