@@ -50,6 +50,7 @@ mod placement;
 mod process;
 mod process_state;
 mod reader;
+pub mod rendezvous;
 mod report;
 mod restart;
 #[expect(

@@ -1,0 +1,1 @@
+//! The store, its server and its agents over loopback.
