@@ -343,7 +343,8 @@ section! {
     pub struct ParallelConfig {
         /// What workers compute on.
         pub device: DeviceChoice,
-        /// Worker processes on this machine; when absent, one for each GPU, or 2 on the CPU.
+        /// Worker processes on this machine; when absent, one for each GPU, or 2 on the CPU. A run on
+        /// several machines writes down those of all.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub workers: Option<usize>,
         /// Threads per worker; the machine's cores divided by the workers when absent.
@@ -501,6 +502,12 @@ section! {
         /// The same outside of steps, and in the first step of a process: opening devices, loading,
         /// compiling kernels, validations, checkpoints.
         pub phase_timeout: TimeSpan,
+        /// With several nodes, how long nothing may be heard of one before it counts as lost.
+        pub node_timeout: TimeSpan,
+        /// How long is waited for the nodes of a run, at its start and after one was lost.
+        pub join_timeout: TimeSpan,
+        /// How long is waited for more nodes once there are as many as a run must have.
+        pub last_call: TimeSpan,
     }
 }
 
@@ -511,6 +518,9 @@ impl Default for LaunchConfig {
             restart_window: TimeSpan::from_secs(3600),
             step_timeout: TimeSpan::from_secs(60),
             phase_timeout: TimeSpan::from_secs(600),
+            node_timeout: TimeSpan::from_secs(15),
+            join_timeout: TimeSpan::from_secs(600),
+            last_call: TimeSpan::from_secs(30),
         }
     }
 }

@@ -8,6 +8,9 @@ impl FailureReport {
         if self.hang.is_some() {
             return "hang".to_owned();
         }
+        if self.lost.is_some() {
+            return "node lost".to_owned();
+        }
         match self.ending {
             Ending::Killed { signal: 9, .. } if self.out_of_memory_kills > 0 => {
                 "out of memory".to_owned()
@@ -23,6 +26,9 @@ impl FailureReport {
     pub fn place(&self) -> String {
         if let Some(hang) = &self.hang {
             return hang.place();
+        }
+        if let Some(lost) = &self.lost {
+            return format!("node {}", lost.node);
         }
         let said = self
             .failure
@@ -49,6 +55,9 @@ impl FailureReport {
         if let Some(hang) = &self.hang {
             return hang.is_from_outside();
         }
+        if self.lost.is_some() {
+            return true;
+        }
         let signals = [1, 2, 9, 10, 12, 15];
         self.failure.is_none()
             && self.out_of_memory_kills == 0
@@ -59,6 +68,9 @@ impl FailureReport {
 
     /// The rank that is to blame, if it is one alone.
     pub fn guilty(&self) -> Option<usize> {
+        if self.lost.is_some() {
+            return None;
+        }
         match (&self.hang, &self.silent) {
             (Some(hang), _) => match hang.guilty[..] {
                 [rank] => Some(rank),

@@ -75,7 +75,7 @@ pub use outcome::Outcome;
 pub use pages::Pages;
 pub use placement::{NoPlacement, Placement, allowed_cpus, cpu_list};
 pub use process_state::ProcessState;
-pub use report::{FailureReport, OtherRank, Silence, SilentRank};
+pub use report::{FailureReport, LostNode, OtherRank, Silence, SilentRank};
 pub use restart::{Decision, RestartPolicy, Restarts};
 pub use stop::StopRequests;
 pub use watchdog::{Deadlines, StepTimes};

@@ -1,6 +1,7 @@
 //! What a user reads when a run failed.
 
 use std::fmt::{self, Write};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub struct FailureReport {
     pub ran_for: Duration,
     /// That nothing happened any more, and who is to blame for it.
     pub hang: Option<Box<Hang>>,
+    /// That the whole node of the rank is gone, and not the rank alone.
+    pub lost: Option<LostNode>,
     /// The rank it blames, if that one did not fail: it hung, it was stopped, or it left early.
     pub silent: Option<SilentRank>,
     /// Processes that it had started, and that ran on when it had ended until they were killed.
@@ -53,6 +56,17 @@ pub struct FailureReport {
     pub exit_code: u8,
     /// The other ranks, in order.
     pub others: Vec<OtherRank>,
+}
+
+/// A node that is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostNode {
+    /// Its index.
+    pub node: usize,
+    /// Its ranks.
+    pub ranks: Range<usize>,
+    /// How that was found out.
+    pub why: String,
 }
 
 /// A rank that others waited for in vain.
@@ -105,12 +119,29 @@ pub struct OtherRank {
     pub fate: Fate,
 }
 
+impl LostNode {
+    fn render(&self, host: &str) -> String {
+        let Self { node, ranks, why } = self;
+        let ranks: Vec<_> = ranks.clone().collect();
+        let noun = if ranks.len() == 1 { "rank" } else { "ranks" };
+        format!(
+            "node {node} ({host}) with {noun} {} is lost: {why}\n\
+             hint: see whether that machine is up and can be reached from node 0; what its agent said is where it \
+             was started",
+            list(&ranks)
+        )
+    }
+}
+
 impl FailureReport {
     /// The report as plain text, without a final line feed: one screen, of 24 lines with 100 columns,
     /// unless paths alone are longer.
     pub fn render(&self) -> String {
         if let Some(hang) = &self.hang {
             return hang.render();
+        }
+        if let Some(lost) = &self.lost {
+            return lost.render(&self.host);
         }
         let told = self.explanation();
         let mut before = self.silent_lines();
@@ -297,6 +328,7 @@ mod tests {
             last_step: Some(1204),
             ran_for: Duration::from_millis(190_400),
             hang: None,
+            lost: None,
             silent: None,
             left: 0,
             last_lines: vec!["one".to_owned(), "x".repeat(400)],

@@ -170,6 +170,7 @@ mod tests {
                 hint: None,
             }),
             hang: None,
+            lost: None,
             last_step: Some(step),
             ran_for: Duration::from_secs(9),
             silent: None,

@@ -391,6 +391,7 @@ impl Supervisor {
             out_of_memory_kills: kills.map_or(0, OutOfMemoryKills::since_start),
             failure: None,
             hang: None,
+            lost: None,
             silent: None,
             left: member.left,
             last_step: self

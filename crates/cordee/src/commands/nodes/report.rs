@@ -1,0 +1,252 @@
+//! What became of an attempt, from what became of it on every node.
+
+use std::{ops::Range, time::Duration};
+
+use cordee_launch::{Ending, FailureReport, HungRank, LostNode, Outcome};
+use cordee_protocol::Failure as Said;
+use serde::{Deserialize, Serialize};
+
+/// How a node's part of an attempt ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum NodeReport {
+    /// Every rank is done.
+    Done,
+    /// On request, with a checkpoint.
+    Stopped,
+    /// Its ranks were killed, on request or because another node failed.
+    Interrupted,
+    /// A rank failed, or some hang.
+    Failed(Box<FailureReport>),
+    /// The ranks could not be started.
+    NotStarted {
+        /// The code to exit with.
+        code: u8,
+        /// Why.
+        text: String,
+    },
+}
+
+impl NodeReport {
+    pub(crate) fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Done => Self::Done,
+            Outcome::Stopped => Self::Stopped,
+            Outcome::Interrupted => Self::Interrupted,
+            Outcome::Failed(report) => Self::Failed(report.clone()),
+        }
+    }
+
+    pub(crate) fn is_failure(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::NotStarted { .. })
+    }
+
+    /// Whether it is for the ranks of all nodes to tell who is to blame.
+    pub(crate) fn is_hang(&self) -> bool {
+        matches!(self, Self::Failed(report) if report.hang.is_some())
+    }
+}
+
+/// A report as it is sent, with how the ranks stood when they were to be ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Sent {
+    pub(crate) report: NodeReport,
+    pub(crate) seen: Vec<HungRank>,
+}
+
+/// A node of an attempt.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub(crate) node: usize,
+    pub(crate) host: String,
+    pub(crate) ranks: Range<usize>,
+}
+
+/// What became of a node, in the order in which it was heard.
+#[derive(Clone, Debug)]
+pub(crate) enum Told {
+    Ended(NodeReport),
+    Lost(String),
+}
+
+/// One outcome of them all. The cause is the first rank that failed and blames no other; else a node that
+/// is gone; else who hangs, judged by how all ranks stood; else the first of the victims.
+pub(crate) fn merge(told: Vec<(Part, Told)>, seen: Vec<HungRank>, ran_for: Duration) -> Outcome {
+    let mut hang = None;
+    let mut lost = None;
+    let mut own = None;
+    let mut victim = None;
+    let (mut stopped, mut interrupted) = (false, false);
+    for (part, told) in told {
+        match told {
+            Told::Lost(why) => {
+                lost.get_or_insert_with(|| of_lost(&part, why, ran_for));
+            }
+            Told::Ended(NodeReport::Done) => {}
+            Told::Ended(NodeReport::Stopped) => stopped = true,
+            Told::Ended(NodeReport::Interrupted) => interrupted = true,
+            Told::Ended(NodeReport::NotStarted { code, text }) => {
+                own.get_or_insert_with(|| not_started(&part, code, text, ran_for));
+            }
+            Told::Ended(NodeReport::Failed(report)) if report.hang.is_some() => {
+                hang = Some(match hang.take() {
+                    None => report,
+                    Some(first) => with_others(first, report.hang.map_or_else(Vec::new, |it| it.ranks)),
+                });
+            }
+            Told::Ended(NodeReport::Failed(report)) => {
+                let blames = report.failure.as_ref().and_then(|said| said.blames);
+                let place = if blames.is_some() && report.silent.is_none() {
+                    &mut victim
+                } else {
+                    &mut own
+                };
+                place.get_or_insert(report);
+            }
+        }
+    }
+    let hang = hang.map(|hang| {
+        let mut judged = with_others(hang, seen);
+        if let Some(hang) = &mut judged.hang {
+            hang.write();
+        }
+        judged
+    });
+    match own.or(lost).or(hang).or(victim) {
+        Some(report) => Outcome::Failed(report),
+        None if interrupted => Outcome::Interrupted,
+        None if stopped => Outcome::Stopped,
+        None => Outcome::Done,
+    }
+}
+
+fn with_others(mut report: Box<FailureReport>, others: Vec<HungRank>) -> Box<FailureReport> {
+    if let Some(hang) = &mut report.hang {
+        hang.with_others(others);
+    }
+    report
+}
+
+fn of_lost(part: &Part, why: String, ran_for: Duration) -> Box<FailureReport> {
+    Box::new(FailureReport {
+        lost: Some(LostNode {
+            node: part.node,
+            ranks: part.ranks.clone(),
+            why,
+        }),
+        ..blank(part, ran_for)
+    })
+}
+
+fn not_started(part: &Part, code: u8, text: String, ran_for: Duration) -> Box<FailureReport> {
+    Box::new(FailureReport {
+        exit_code: code,
+        ending: Ending::Exited(i32::from(code)),
+        failure: Some(Said {
+            rank: part.ranks.start,
+            blames: None,
+            code,
+            message: format!("node {} could not start its ranks: {text}", part.node),
+            hint: None,
+        }),
+        ..blank(part, ran_for)
+    })
+}
+
+/// A report of a node none of whose ranks has told anything.
+fn blank(part: &Part, ran_for: Duration) -> FailureReport {
+    FailureReport {
+        rank: part.ranks.start,
+        host: part.host.clone(),
+        pid: 0,
+        ending: Ending::Unknown,
+        out_of_memory_kills: 0,
+        failure: None,
+        last_step: None,
+        ran_for,
+        hang: None,
+        lost: None,
+        silent: None,
+        left: 0,
+        last_lines: Vec::new(),
+        log: std::path::PathBuf::new(),
+        exit_code: 1,
+        others: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(node: usize) -> Part {
+        Part {
+            node,
+            host: format!("host-{node}"),
+            ranks: 2 * node..2 * node + 2,
+        }
+    }
+
+    fn failed(node: usize, rank: usize, blames: Option<usize>) -> Told {
+        Told::Ended(NodeReport::Failed(Box::new(FailureReport {
+            rank,
+            failure: Some(Said {
+                rank,
+                blames,
+                code: 1,
+                message: format!("rank {rank} fell"),
+                hint: None,
+            }),
+            ..blank(&part(node), Duration::from_secs(9))
+        })))
+    }
+
+    fn cause(told: Vec<(Part, Told)>) -> FailureReport {
+        match merge(told, Vec::new(), Duration::from_secs(9)) {
+            Outcome::Failed(report) => *report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_first_that_blames_nobody_is_the_cause_wherever_it_is() {
+        let report = cause(vec![
+            (part(0), failed(0, 1, Some(3))),
+            (part(2), Told::Ended(NodeReport::Interrupted)),
+            (part(1), failed(1, 3, None)),
+        ]);
+        assert_eq!((report.rank, report.host.as_str()), (3, "host-1"));
+    }
+
+    #[test]
+    fn a_node_that_is_gone_comes_before_those_who_miss_it() {
+        let report = cause(vec![
+            (part(0), failed(0, 1, Some(3))),
+            (part(1), Told::Lost("nothing was heard of it for 15.0 s".to_owned())),
+        ]);
+        assert_eq!(report.class(), "node lost");
+        assert!(report.is_from_outside());
+        let text = report.render();
+        assert!(
+            text.starts_with("node 1 (host-1) with ranks 2 and 3 is lost: nothing was heard of it for 15.0 s"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn all_that_end_in_order_are_one_end_in_order() {
+        let ended = |node, report| (part(node), Told::Ended(report));
+        let of = |told| merge(told, Vec::new(), Duration::ZERO);
+        assert!(matches!(
+            of(vec![ended(0, NodeReport::Done), ended(1, NodeReport::Done)]),
+            Outcome::Done
+        ));
+        assert!(matches!(
+            of(vec![ended(0, NodeReport::Done), ended(1, NodeReport::Stopped)]),
+            Outcome::Stopped
+        ));
+        assert!(matches!(
+            of(vec![ended(0, NodeReport::Interrupted), ended(1, NodeReport::Stopped)]),
+            Outcome::Interrupted
+        ));
+    }
+}
