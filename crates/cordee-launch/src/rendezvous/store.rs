@@ -262,7 +262,7 @@ impl Store {
         generation: u64,
         assignments: Vec<Value>,
     ) -> Result<(), StartFailure> {
-        if self.generation != Some(generation) || self.gathering.is_some() {
+        if self.generation != Some(generation) || self.members.is_empty() {
             return Err(StartFailure::NotGathered);
         }
         if let Some((node, why)) = self.fallen.first() {
