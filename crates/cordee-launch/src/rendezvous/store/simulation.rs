@@ -66,9 +66,9 @@ struct End {
     node: usize,
     open: bool,
     mute: bool,
-    joined: bool,
     asked: Duration,
-    answered: bool,
+    /// The first thing that it was told, and whether that was that it has joined.
+    answer: Option<bool>,
     inbox: VecDeque<ToAgent>,
     said: Vec<FromAgent>,
     /// Generations that it was ready for, and started.
@@ -184,9 +184,8 @@ impl World {
             node,
             open: true,
             mute: false,
-            joined: false,
             asked: self.store.now,
-            answered: false,
+            answer: None,
             inbox: VecDeque::new(),
             said: vec![message.clone()],
             ready: BTreeSet::new(),
@@ -245,7 +244,7 @@ impl World {
         }
         let is_member = self.store.members.contains(&node);
         if let Some((_, end)) = self.end(node) {
-            if is_member && end.joined && end.generation == Some(generation) {
+            if is_member && end.answer == Some(true) && end.generation == Some(generation) {
                 let until = now + WITHIN;
                 end.waits.entry((generation, name.clone())).or_insert(until);
             }
@@ -271,7 +270,7 @@ impl World {
             match result {
                 Ok(members) => self.check_members(&terms, &members),
                 Err(GatherFailure::Missing(_)) => {
-                    assert!(self.store.now - since >= JOIN_TIMEOUT);
+                    assert!(self.store.now >= since + JOIN_TIMEOUT);
                 }
                 Err(GatherFailure::Mismatch(mismatch)) => assert!(!mismatch.differences.is_empty()),
                 Err(other) => panic!("{other:?}"),
@@ -279,7 +278,7 @@ impl World {
         }
         if let Some((_, since)) = &self.gathering {
             assert!(
-                self.store.now - *since < JOIN_TIMEOUT,
+                self.store.now < *since + JOIN_TIMEOUT,
                 "gathering has a deadline"
             );
         }
@@ -289,7 +288,10 @@ impl World {
         while self.store.next_event().is_some() {}
         let now = self.store.now;
         for end in self.ends.values().filter(|end| end.open) {
-            assert!(end.answered || now - end.asked < ANSWERED, "{end:?}");
+            assert!(
+                end.answer.is_some() || now < end.asked + ANSWERED,
+                "{end:?}"
+            );
             let told = |key: &(u64, String)| {
                 end.inbox.iter().any(|message| match message {
                     ToAgent::Passed { generation, name }
@@ -360,7 +362,7 @@ impl World {
             Output::Close(connection) => {
                 let end = self.ends.get_mut(&connection).unwrap();
                 end.open = false;
-                end.answered = true;
+                end.answer.get_or_insert(false);
                 if self.newest.get(&end.node) == Some(&connection) {
                     self.newest.remove(&end.node);
                 }
@@ -373,9 +375,10 @@ impl World {
                 if !end.open {
                     return;
                 }
-                end.answered = true;
+                let first = matches!(message, ToAgent::Joined { .. });
+                let joined = *end.answer.get_or_insert(first);
                 match &message {
-                    ToAgent::Joined { .. } => end.joined = true,
+                    ToAgent::Joined { .. } => assert!(joined),
                     ToAgent::Start {
                         generation: started,
                         ..
@@ -386,7 +389,7 @@ impl World {
                         end.started.insert(*started);
                     }
                     ToAgent::Refused(_) | ToAgent::Lost(_) | ToAgent::Beat => {}
-                    _ => assert!(end.joined, "nothing before it has joined: {message:?}"),
+                    _ => assert!(joined, "nothing before it has joined: {message:?}"),
                 }
                 if message != ToAgent::Beat {
                     end.inbox.push_back(message);
