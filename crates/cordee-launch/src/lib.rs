@@ -18,6 +18,8 @@
 //! Restarting is a caller's loop around [`run`], with the next [`Launch::attempt`]; [`Restarts`] says
 //! whether.
 //!
+//! Nodes of one job find each other in [`rendezvous`], which knows nothing of the rest.
+//!
 //! ```text
 //! main thread     spawns, then hands notices to the observer
 //! supervisor      one thread: endings, stop requests and deadlines in, signals out

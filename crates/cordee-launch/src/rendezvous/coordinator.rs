@@ -289,6 +289,12 @@ impl Coordinator {
         }
     }
 
+    /// As long as this is kept the store stands still.
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> MutexGuard<'_, State> {
+        self.shared.lock()
+    }
+
     fn tell(&self, generation: u64, message: &ToAgent) {
         let mut state = self.shared.lock();
         state.store.tell_members(generation, message);

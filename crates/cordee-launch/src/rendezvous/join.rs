@@ -5,7 +5,6 @@
 //! coordinator itself says is.
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     path::PathBuf,
     sync::mpsc,
@@ -78,29 +77,32 @@ pub(super) struct Joined {
 struct Round<'a> {
     options: &'a JoinOptions,
     deadline: &'a mut Deadline,
-    tried: BTreeMap<usize, Tried>,
+    tried: Vec<Tried>,
 }
 
 pub(super) fn join(options: &JoinOptions) -> Result<Joined, RendezvousError> {
     let mut deadline = Deadline::new(options.join_timeout);
     let mut pause = PAUSES[0];
-    // Of the last round that tried anything.
+    // In the last round that was not cut short.
     let mut tried = Vec::new();
     while deadline.left().is_some() {
         let mut round = Round {
             options,
             deadline: &mut deadline,
-            tried: BTreeMap::new(),
+            tried: Vec::new(),
         };
         if let Some(joined) = round.run()? {
             return Ok(joined);
         }
-        if !round.tried.is_empty() {
-            tried = round.tried.into_values().collect();
-        }
+        let last = round.tried;
         let Some(left) = deadline.left() else {
+            // Cut short: what was known of an address says more than that there was no time for it.
+            let known = |new: &Tried| tried.iter().any(|old: &Tried| old.address == new.address);
+            let new: Vec<_> = last.into_iter().filter(|it| !known(it)).collect();
+            tried.extend(new);
             break;
         };
+        tried = last;
         thread::sleep(pause.min(left));
         pause = (pause * 2).min(PAUSES[1]);
     }
@@ -161,8 +163,7 @@ impl Round<'_> {
     }
 
     fn note(&mut self, address: String, answer: String) {
-        let place = self.tried.len();
-        self.tried.insert(place, Tried { address, answer });
+        self.tried.push(Tried { address, answer });
     }
 
     /// Asks to join. What the coordinator answers is final; that it does not is another try's business.

@@ -28,9 +28,9 @@ use super::{
 };
 
 /// Connections that have not proved yet that they belong to the job.
-const MOST_GREETING: usize = 512;
+const MOST_GREETING: usize = 1024;
 /// With so many there, the oldest makes room for the next once it is this old. Those of the job take less.
-const GREETING_AGE: Duration = Duration::from_secs(1);
+const GREETING_AGE: Duration = Duration::from_millis(250);
 /// Connections that are accepted before those that are there are heard again.
 const ACCEPTED_AT_ONCE: usize = 64;
 const LONGEST_TICK: Duration = Duration::from_millis(100);
@@ -192,7 +192,7 @@ impl Server {
         let now = self.clock.look();
         for event in events {
             match event.data.u64() {
-                LISTENER => self.accept(now)?,
+                LISTENER => self.accept(now),
                 WAKE => {
                     let mut count = [0; 8];
                     let _ = rustix::io::read(&self.shared.wake, &mut count);
@@ -236,21 +236,24 @@ impl Server {
         (outputs, stopping)
     }
 
-    fn accept(&mut self, now: Duration) -> io::Result<()> {
+    fn accept(&mut self, now: Duration) {
         for _ in 0..ACCEPTED_AT_ONCE {
             if self.greeting.len() >= MOST_GREETING && !self.drop_oldest_greeting(now) {
                 break;
             }
             match self.listener.accept() {
                 Ok((stream, peer)) => {
-                    stream.set_nonblocking(true)?;
                     let _ = stream.set_nodelay(true);
                     let connection = self.next;
                     self.next += 1;
                     let data = epoll::EventData::new_u64(connection);
-                    epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN)?;
-                    self.links.insert(connection, Link::new(stream, peer, now));
-                    self.greeting.insert(connection);
+                    let watched = stream.set_nonblocking(true).is_ok()
+                        && epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN).is_ok();
+                    // What cannot be watched is closed, and may try again.
+                    if watched {
+                        self.links.insert(connection, Link::new(stream, peer, now));
+                        self.greeting.insert(connection);
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if is_exhausted(&error) => {
@@ -262,7 +265,6 @@ impl Server {
                 Err(_) => {}
             }
         }
-        Ok(())
     }
 
     fn drop_oldest_greeting(&mut self, now: Duration) -> bool {

@@ -9,7 +9,7 @@ mod node;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -262,7 +262,7 @@ impl Store {
         generation: u64,
         assignments: Vec<Value>,
     ) -> Result<(), StartFailure> {
-        if self.generation != Some(generation) || self.gathering.is_some() {
+        if self.generation != Some(generation) || self.members.is_empty() {
             return Err(StartFailure::NotGathered);
         }
         if let Some((node, why)) = self.fallen.first() {

@@ -8,10 +8,10 @@ use super::*;
 use crate::rendezvous::message::Refusal;
 
 pub(super) const NODE_TIMEOUT: Duration = Duration::from_secs(10);
-pub(super) const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const JOIN_TIMEOUT: Duration = Duration::from_mins(1);
 pub(super) const LAST_CALL: Duration = Duration::from_secs(5);
 
-pub(super) fn join(node: usize, version: &str) -> FromAgent {
+pub(in crate::rendezvous) fn join(node: usize, version: &str) -> FromAgent {
     FromAgent::Join {
         node,
         host: format!("h{node}"),
@@ -216,7 +216,7 @@ fn a_generation_from_joining_to_its_end() {
         code: 75,
         text: "stopped".to_owned(),
     };
-    assert_eq!(scene.said(first), [finish.clone()]);
+    assert_eq!(scene.said(first), std::slice::from_ref(&finish));
     let late = scene.join(3);
     assert_eq!(scene.said(late), [finish]);
     assert!(scene.is_closed(late) && !scene.store.is_empty());
@@ -494,7 +494,7 @@ fn a_barrier_is_passed_by_all_or_broken_for_all() {
         generation: 1,
         name: name.clone(),
     };
-    assert_eq!(scene.said(11), [passed.clone()]);
+    assert_eq!(scene.said(11), std::slice::from_ref(&passed));
     assert_eq!(scene.said(12), [passed]);
     assert_eq!(scene.store.own_barrier(1, "loaded"), Some(Ok(())));
 
@@ -511,7 +511,7 @@ fn a_barrier_is_passed_by_all_or_broken_for_all() {
         name,
         why,
     };
-    assert_eq!(scene.said(11), [broken.clone()]);
+    assert_eq!(scene.said(11), std::slice::from_ref(&broken));
     // Who comes too late is told the same.
     scene.arrive(12, 1, "loaded");
     assert_eq!(scene.said(12), [broken]);
