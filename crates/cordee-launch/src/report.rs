@@ -29,6 +29,8 @@ pub struct FailureReport {
     pub host: String,
     /// Its process id.
     pub pid: u32,
+    /// What its device is called, where it has one.
+    pub device: Option<String>,
     /// How it ended.
     pub ending: Ending,
     /// Processes that the kernel's out-of-memory killer ended during the run, in the control group of
@@ -318,6 +320,7 @@ mod tests {
         FailureReport {
             rank: 1,
             host: "node-b".to_owned(),
+            device: None,
             pid: 4242,
             ending: Ending::Killed {
                 signal: 9,

@@ -160,6 +160,7 @@ mod tests {
             rank: 1,
             host: "node".to_owned(),
             pid: 7,
+            device: None,
             ending,
             out_of_memory_kills: 0,
             failure: said.map(|message| Failure {

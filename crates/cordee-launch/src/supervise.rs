@@ -387,6 +387,7 @@ impl Supervisor {
             rank,
             host: self.host.clone(),
             pid: member.child.id(),
+            device: self.devices.get(rank - self.first_rank).cloned(),
             ending,
             out_of_memory_kills: kills.map_or(0, OutOfMemoryKills::since_start),
             failure: None,

@@ -42,9 +42,12 @@ documented! {
         Started {
             /// The machine.
             host: String,
+            /// The machines of all nodes, where there may be several.
+            #[serde(default)]
+            hosts: Vec<String>,
             /// Process of the launcher.
             launcher_pid: u32,
-            /// Processes of the ranks, by rank.
+            /// Processes of the ranks of this machine, by rank.
             pids: Vec<u32>,
             /// Optimizer steps done before.
             step: u64,
@@ -98,6 +101,12 @@ documented! {
         pub pid: Option<u32>,
         /// Its GPU, where it has one.
         pub device: Option<String>,
+        /// The node that it was on, where there are several.
+        #[serde(default)]
+        pub node: Option<usize>,
+        /// The machine of that node.
+        #[serde(default)]
+        pub host: Option<String>,
         /// What kind of failure: `signal 9`, `exit 1`, `hang`, ...
         pub class: String,
         /// Where: what the rank said, or the collective, without what differs from time to time.
@@ -343,6 +352,7 @@ mod tests {
             1,
             AttemptEvent::Started {
                 host: "node".to_owned(),
+                hosts: Vec::new(),
                 launcher_pid: 7,
                 pids: vec![8, 9],
                 step: 0,

@@ -80,6 +80,24 @@ pub struct ConfigArgs {
     pub sets: Vec<String>,
 }
 
+/// Several machines, where no scheduler says so.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Several machines")]
+pub(crate) struct NodesArgs {
+    /// Machines that work together, or the fewest and the most [default: what the scheduler says, or 1].
+    #[arg(long, value_name = "N|MIN:MAX")]
+    pub(crate) nnodes: Option<String>,
+    /// Which of the machines this is, from 0 [default: what the scheduler says].
+    #[arg(long, alias = "node_rank", value_name = "N")]
+    pub(crate) node_rank: Option<String>,
+    /// Where machine 0 listens for the others, in place of the file by which they find it.
+    #[arg(long, alias = "rdzv_endpoint", value_name = "HOST:PORT")]
+    pub(crate) rdzv_endpoint: Option<String>,
+    /// What the job is called, the same on all machines [default: the scheduler's name for it].
+    #[arg(long, alias = "rdzv_id", value_name = "ID")]
+    pub(crate) rdzv_id: Option<String>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
@@ -107,6 +125,8 @@ pub(crate) struct TrainArgs {
     /// Check the config, say what would run, and stop.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) nodes: NodesArgs,
 }
 
 /// What `cordee generate` takes.

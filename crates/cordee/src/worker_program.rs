@@ -46,6 +46,17 @@ pub(crate) fn find() -> Result<WorkerProgram, Failure> {
     Ok(WorkerProgram { path, environment })
 }
 
+/// A hash of the program, for telling builds apart.
+pub(crate) fn hash() -> Result<String, Failure> {
+    let path = path()?;
+    let hash = || {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(fs_err::File::open(&path)?)?;
+        Ok(hasher.finalize().to_hex()[..16].to_owned())
+    };
+    hash().map_err(|error: std::io::Error| Failure::new(ExitCode::Environment, error))
+}
+
 /// Has the worker take the place of this process, with its arguments. Returns why it did not.
 pub(crate) fn take_over() -> Failure {
     let program = match find() {

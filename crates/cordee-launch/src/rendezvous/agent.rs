@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cordee_protocol::Secret;
 use serde_json::Value;
 
 use super::{
@@ -78,6 +79,7 @@ pub struct Agent {
     thread: Option<JoinHandle<()>>,
     coordinator: SocketAddr,
     local: IpAddr,
+    secret: Secret,
     node_timeout: Duration,
 }
 
@@ -105,6 +107,7 @@ impl Agent {
             line,
             coordinator,
             local,
+            secret,
             node_timeout,
         } = join(options)?;
         let limit = node_timeout.max(Duration::from_millis(1));
@@ -125,6 +128,7 @@ impl Agent {
             thread: Some(thread),
             coordinator,
             local,
+            secret,
             node_timeout,
         })
     }
@@ -137,6 +141,11 @@ impl Agent {
     /// The address of this node that the coordinator sees, unless somebody translates addresses between.
     pub fn local_address(&self) -> IpAddr {
         self.local
+    }
+
+    /// What processes of the job know and nobody else.
+    pub fn secret(&self) -> &Secret {
+        &self.secret
     }
 
     /// The next thing to know, if there is one within the time. The last one comes again and again.

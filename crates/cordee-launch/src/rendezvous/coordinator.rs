@@ -173,6 +173,12 @@ impl Coordinator {
         }
     }
 
+    /// Ends [`Self::gather`] on another thread, which fails then.
+    pub fn give_up(&self) {
+        self.shared.lock().store.give_up();
+        self.shared.wake();
+    }
+
     /// Sends every member of a generation that was gathered what it needs to start. The first assignment
     /// is this node's own, which is not sent.
     pub fn start_generation(

@@ -70,6 +70,7 @@ pub(super) struct Joined {
     pub(super) line: Line,
     pub(super) coordinator: SocketAddr,
     pub(super) local: IpAddr,
+    pub(super) secret: Secret,
     pub(super) node_timeout: Duration,
 }
 
@@ -145,7 +146,7 @@ impl Round<'_> {
                     return Ok(None);
                 };
                 let answer = match dial(place, &secret, left.min(PER_ADDRESS)) {
-                    Ok(line) => match self.ask(line, place)? {
+                    Ok(line) => match self.ask((line, &secret), place)? {
                         Ok(joined) => return Ok(Some(joined)),
                         Err(answer) => answer,
                     },
@@ -169,7 +170,7 @@ impl Round<'_> {
     /// Asks to join. What the coordinator answers is final; that it does not is another try's business.
     fn ask(
         &mut self,
-        mut line: Line,
+        (mut line, secret): (Line, &Secret),
         coordinator: SocketAddr,
     ) -> Result<Result<Joined, String>, RendezvousError> {
         let options = self.options;
@@ -207,6 +208,7 @@ impl Round<'_> {
                     line,
                     coordinator,
                     local,
+                    secret: secret.clone(),
                     node_timeout,
                 }))
             }

@@ -6,6 +6,7 @@ mod checkpoint;
 mod config;
 mod doctor;
 mod launch;
+mod nodes;
 mod played;
 mod prepare;
 mod ranks;

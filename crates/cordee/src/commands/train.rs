@@ -4,10 +4,13 @@ mod attempts;
 mod board;
 mod ledger;
 mod records;
+mod station;
+mod trainee;
 mod watching;
 
 use std::{
     env,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,9 +20,9 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use cordee_config::{Loaded, Plan};
+use cordee_config::{DeviceKind, Loaded, Machine, Plan};
 use cordee_data::Corpus;
-use cordee_launch::Outcome;
+use cordee_launch::{Outcome, rendezvous::Fingerprint};
 use cordee_protocol::ExitCode;
 use fs_err as fs;
 use signal_hook::{
@@ -27,7 +30,13 @@ use signal_hook::{
     flag::register_conditional_shutdown,
 };
 
-use super::{config::load, prepare::prepare_data, ranks, resume::Course};
+use super::{
+    config::load,
+    nodes::{self, Crew},
+    prepare::prepare_data,
+    ranks::{self, Show},
+    resume::Course,
+};
 use crate::{
     args::{ConfigArgs, DeviceArg, TrainArgs},
     console::Console,
@@ -35,21 +44,28 @@ use crate::{
     failure::Failure,
     job::threads_per_rank,
     run_dir::{RunDir, replace},
+    worker_program,
 };
 use attempts::Training;
+use station::Station;
+use trainee::Trainee;
 
 pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
     let begun = Instant::now();
-    let loaded = load(&with_flags(args))?;
-    let mut plan = devices::plan(&loaded)?;
-    plan.config
-        .make_paths_absolute(&env::current_dir().context("finding the current directory")?);
+    let mut loaded = load(&with_flags(args))?;
+    let placed = nodes::place(&args.nodes, &loaded, args.run_dir.as_deref())?;
+    if placed.one_worker {
+        loaded.config.parallel.workers = Some(1);
+    }
+    let here = devices::plan(&loaded)?;
+    let workers = here.world_size;
+    let directory = env::current_dir().context("finding the current directory")?;
+    let plan_for = |workers: usize| plan_for(&loaded, here.device, workers, &directory);
+    // As many ranks as there will be if all nodes have as many as this one; every attempt counts them.
+    let plan = plan_for(workers * placed.most)?;
     let last_step = args.max_steps.map_or(plan.steps, |max| max.min(plan.steps));
-    let (run, named) = match &args.resume {
-        None => (RunDir::fresh(args.run_dir.as_deref(), loaded.name())?, None),
-        Some(resume) => RunDir::resumed(args.run_dir.as_deref(), resume, loaded.name())?,
-    };
     if args.dry_run {
+        let (run, _) = run_dir(args, &loaded)?;
         check_paths(&plan)?;
         Console::print_data(&describe(&plan, &run, last_step));
         return Ok(ExitCode::Done.code());
@@ -59,17 +75,36 @@ pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
     end_on_signals(&preparing)?;
     let stop = ranks::stop_on_signals()?;
     let mut console = Console::new(args.progress);
-    let corpus = prepare_data(&plan, &mut console)?;
-    if let Some(rows) = plan.config.model.vocab_size
-        && rows < corpus.vocab_size()
-    {
-        let error = anyhow!(
-            "model.vocab_size is {rows}, and the tokenizer has {} tokens",
-            corpus.vocab_size()
-        );
-        return Err(Failure::usage(error)
-            .with_hint("a model that begins from weights needs the tokenizer they were trained with: set data.tokenizer"));
+    for remark in &placed.remarks {
+        console.note(remark);
     }
+    let follows = placed.nodes.as_ref().is_some_and(|nodes| !nodes.leads());
+    let dir = if follows {
+        None
+    } else {
+        Some(run_dir(args, &loaded)?)
+    };
+    let corpus = prepare_data(&plan, &mut console)?;
+    check_vocabulary(&plan, &corpus)?;
+    let (station, told) = Station::new(&plan, &corpus, workers, &placed)?;
+    if let Some(told) = told {
+        console.note(&told);
+    }
+    let terms = placed.terms(&plan);
+    let fingerprint = || fingerprint(&plan_for(1).unwrap_or_else(|_| plan.clone()), &corpus);
+    let Some((run, named)) = dir else {
+        preparing.store(false, Ordering::Relaxed);
+        let nodes = placed.nodes.context("who follows is one of several")?;
+        let mut trainee = Trainee::new(station, Show(console));
+        let (code, text) = nodes::follow(
+            &nodes,
+            &terms,
+            workers,
+            fingerprint()?,
+            (&mut trainee, &stop),
+        )?;
+        return trainee.end(code, &text);
+    };
     let _lock = run.lock()?;
     let mut course = Course::default();
     if run.has_run() {
@@ -89,10 +124,17 @@ pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
     }
     let attempt = run.next_attempt();
     write_run_dir(&run, &loaded, &plan, &corpus, attempt)?;
-    plan.config
-        .parallel
-        .threads
-        .get_or_insert(threads_per_rank(plan.world_size));
+    let crew = match &placed.nodes {
+        None => None,
+        Some(nodes) => {
+            let crew = Crew::start(nodes, terms, workers, fingerprint()?)?;
+            console.note(&format!(
+                "waiting for nodes at {}",
+                crew.addresses().join(", ")
+            ));
+            Some(crew)
+        }
+    };
     let training = Training {
         run: &run,
         plan: &plan,
@@ -100,9 +142,60 @@ pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
         last_step,
         stop,
         begun,
+        crew,
+        plan_for: &plan_for,
     };
     preparing.store(false, Ordering::Relaxed);
-    training.attempts(course, attempt, console)
+    training.attempts(course, attempt, (station, console))
+}
+
+/// The run directory, and the checkpoint to go on from if one was named.
+fn run_dir(args: &TrainArgs, loaded: &Loaded) -> Result<(RunDir, Option<PathBuf>), Failure> {
+    match &args.resume {
+        None => Ok((RunDir::fresh(args.run_dir.as_deref(), loaded.name())?, None)),
+        Some(resume) => RunDir::resumed(args.run_dir.as_deref(), resume, loaded.name()),
+    }
+}
+
+/// The plan for so many ranks, wherever they are.
+fn plan_for(
+    loaded: &Loaded,
+    device: DeviceKind,
+    workers: usize,
+    directory: &Path,
+) -> Result<Plan, Failure> {
+    let mut loaded = loaded.clone();
+    loaded.config.parallel.workers = Some(workers);
+    let mut plan = loaded
+        .plan(Machine { device, workers })
+        .map_err(Failure::usage)?;
+    plan.config.make_paths_absolute(directory);
+    Ok(plan)
+}
+
+fn check_vocabulary(plan: &Plan, corpus: &Corpus) -> Result<(), Failure> {
+    match plan.config.model.vocab_size {
+        Some(rows) if rows < corpus.vocab_size() => {
+            let error = anyhow!(
+                "model.vocab_size is {rows}, and the tokenizer has {} tokens",
+                corpus.vocab_size()
+            );
+            Err(Failure::usage(error)
+                .with_hint("a model that begins from weights needs the tokenizer they were trained with: set data.tokenizer"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What has to be alike on all nodes, or they would not compute the same run.
+fn fingerprint(plan: &Plan, corpus: &Corpus) -> Result<Fingerprint, Failure> {
+    Ok(Fingerprint::new([
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("program", worker_program::hash()?),
+        ("device", plan.device.name().to_owned()),
+        ("config", plan.fingerprint.clone()),
+        ("data", corpus.fingerprint().to_owned()),
+    ]))
 }
 
 /// Ends the program at once if it is asked to stop while `preparing` is true: there is nothing to save.

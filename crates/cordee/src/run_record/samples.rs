@@ -51,6 +51,8 @@ pub(crate) fn failure() -> FailureRecord {
         rank: Some(1),
         pid: Some(4243),
         device: None,
+        node: None,
+        host: None,
         class: "signal 9".to_owned(),
         place: "all_reduce".to_owned(),
         code: 137,
@@ -68,6 +70,7 @@ pub(crate) fn attempts(outcome: Option<Outcome>) -> Vec<AttemptRecord> {
     };
     let started = |pids: [u32; 2], step, checkpoint: Option<&str>| AttemptEvent::Started {
         host: "node-7".to_owned(),
+        hosts: Vec::new(),
         launcher_pid: 4241,
         pids: pids.to_vec(),
         step,

@@ -60,6 +60,11 @@ impl Node {
 }
 
 impl Store {
+    /// Nobody waits any more for the generation that is gathered.
+    pub(in crate::rendezvous) fn give_up(&mut self) {
+        self.gathering = None;
+    }
+
     /// Begins a generation: whatever was before is over.
     pub(in crate::rendezvous) fn gather(
         &mut self,

@@ -130,6 +130,8 @@ mod tests {
                 rank,
                 pid: None,
                 device: None,
+                node: None,
+                host: None,
                 class: class.to_owned(),
                 place: String::new(),
                 code: 1,

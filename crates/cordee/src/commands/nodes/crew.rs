@@ -10,8 +10,11 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use cordee_launch::{
-    Coordinator, CoordinatorEvent, CoordinatorOptions, Fingerprint, Gather, HungRank, Launch,
-    Member, NodeInfo, NodeState, Observer, Outcome, RendezvousError, StopRequests,
+    HungRank, Launch, Observer, Outcome, StopRequests,
+    rendezvous::{
+        Coordinator, CoordinatorEvent, CoordinatorOptions, Fingerprint, Gather, Member, NodeInfo,
+        NodeState, RendezvousError,
+    },
 };
 use cordee_protocol::{ExitCode, Secret};
 use serde_json::Value;
@@ -119,6 +122,16 @@ impl Crew {
         stop: &StopRequests,
     ) -> Result<Option<Vec<Member>>, Failure> {
         self.generation += 1;
+        // What is left of the last attempt is over.
+        while let Some(event) = self
+            .coordinator
+            .next_event(Duration::ZERO)
+            .map_err(failed)?
+        {
+            if let CoordinatorEvent::StopRequested { count, .. } = event {
+                ask(stop, count);
+            }
+        }
         let gather = Gather {
             generation: self.generation,
             fewest: self.terms.fewest,
@@ -157,7 +170,10 @@ impl Crew {
 
     /// Hands out what each member is to do, this node's first. `false`, if one was lost meanwhile.
     pub(crate) fn start_all(&self, assignments: Vec<Value>) -> Result<bool, Failure> {
-        match self.coordinator.start_generation(self.generation, assignments) {
+        match self
+            .coordinator
+            .start_generation(self.generation, assignments)
+        {
             Ok(()) => Ok(true),
             Err(RendezvousError::MemberLost { .. }) => Ok(false),
             Err(error) => Err(failed(error)),
@@ -244,7 +260,10 @@ impl Watch<'_> {
                 self.ended(0, report, Vec::new());
             }
             let event = self.crew.coordinator.next_event(SLICE);
-            match event.inspect_err(|_| ask(self.own_stop, 2)).map_err(failed)? {
+            match event
+                .inspect_err(|_| ask(self.own_stop, 2))
+                .map_err(failed)?
+            {
                 Some(event) => self.heard(event),
                 None => self.expire(),
             }
@@ -270,7 +289,7 @@ impl Watch<'_> {
                 node,
                 member: true,
                 why,
-            } => self.lost(node, why.to_string()),
+            } if self.parts.contains_key(&node) => self.lost(node, why.to_string()),
             CoordinatorEvent::StopRequested { count, .. } => ask(self.stop, count),
             _ => {}
         }
@@ -329,7 +348,12 @@ impl Watch<'_> {
     fn expire(&mut self) {
         let patience = self.crew.terms.node_timeout + ENDING;
         if self.ending.is_some_and(|since| since.elapsed() > patience) {
-            let others: Vec<usize> = self.parts.keys().copied().filter(|&node| node != 0).collect();
+            let others: Vec<usize> = self
+                .parts
+                .keys()
+                .copied()
+                .filter(|&node| node != 0)
+                .collect();
             for node in others {
                 self.note(node, Told::Lost("it does not end its ranks".to_owned()));
             }
@@ -354,6 +378,10 @@ pub(crate) fn parts(members: &[Member]) -> Vec<Part> {
 
 /// A value that a caller made itself and that does not read back is a defect.
 pub(crate) fn to_value(what: &impl serde::Serialize) -> Result<Value, Failure> {
-    serde_json::to_value(what)
-        .map_err(|error| Failure::new(ExitCode::Failed, anyhow!("writing for other nodes: {error}")))
+    serde_json::to_value(what).map_err(|error| {
+        Failure::new(
+            ExitCode::Failed,
+            anyhow!("writing for other nodes: {error}"),
+        )
+    })
 }

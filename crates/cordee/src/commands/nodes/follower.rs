@@ -8,10 +8,10 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use cordee_launch::{
-    Agent, AgentEvent, Fingerprint, HungRank, JoinOptions, Launch, Meet, Observer, RendezvousError,
-    StopRequests,
+    HungRank, Launch, Observer, StopRequests,
+    rendezvous::{Agent, AgentEvent, Fingerprint, JoinOptions, Meet, RendezvousError},
 };
-use cordee_protocol::{ExitCode, Secret};
+use cordee_protocol::ExitCode;
 use serde_json::Value;
 
 use super::{
@@ -36,7 +36,12 @@ pub(crate) trait Follow {
     fn launch(&mut self, assignment: Value, agent: &Agent) -> Result<Launch, Failure>;
 
     /// Who hears the ranks, what tells how they stand for a verdict, and what tells it now and then.
-    fn watch(&mut self) -> (&mut dyn Observer, Box<dyn Fn() -> Vec<HungRank> + Sync + '_>);
+    fn watch(
+        &mut self,
+    ) -> (
+        Box<dyn Observer + '_>,
+        Box<dyn Fn() -> Vec<HungRank> + Sync + '_>,
+    );
 
     /// Takes note of a line for whoever reads this node's output.
     fn note(&mut self, text: &str);
@@ -75,7 +80,11 @@ pub(crate) fn follow(
             }
             (Err(error), _) => return Err(failed(error)),
         };
-        work.note(&format!("node {} has joined at {}", nodes.node, agent.coordinator()));
+        work.note(&format!(
+            "node {} has joined at {}",
+            nodes.node,
+            agent.coordinator()
+        ));
         match serve(&agent, work, stop)? {
             Served::Finished(code, text) => return Ok((code, text)),
             Served::Lost(why) if stop.count() > 0 => {
@@ -160,7 +169,7 @@ fn run(
         .context("counting requests")
         .map_err(|error| Failure::new(ExitCode::Environment, error))?;
     let done = AtomicBool::new(false);
-    let (observer, look) = work.watch();
+    let (mut observer, look) = work.watch();
     let (outcome, (seen, after)) = thread::scope(|scope| {
         let watch = || {
             let mut seen = Vec::new();
@@ -201,7 +210,7 @@ fn run(
             (seen, after)
         };
         let watching = scope.spawn(watch);
-        let outcome = ranks::see_through(&launch, observer, &own_stop);
+        let outcome = ranks::see_through(&launch, observer.as_mut(), &own_stop);
         done.store(true, Ordering::Relaxed);
         (outcome, watching.join().expect("watching does not panic"))
     });

@@ -90,7 +90,9 @@ pub(crate) fn merge(told: Vec<(Part, Told)>, seen: Vec<HungRank>, ran_for: Durat
             Told::Ended(NodeReport::Failed(report)) if report.hang.is_some() => {
                 hang = Some(match hang.take() {
                     None => report,
-                    Some(first) => with_others(first, report.hang.map_or_else(Vec::new, |it| it.ranks)),
+                    Some(first) => {
+                        with_others(first, report.hang.map_or_else(Vec::new, |it| it.ranks))
+                    }
                 });
             }
             Told::Ended(NodeReport::Failed(report)) => {
@@ -158,6 +160,7 @@ fn blank(part: &Part, ran_for: Duration) -> FailureReport {
         rank: part.ranks.start,
         host: part.host.clone(),
         pid: 0,
+        device: None,
         ending: Ending::Unknown,
         out_of_memory_kills: 0,
         failure: None,
@@ -221,13 +224,18 @@ mod tests {
     fn a_node_that_is_gone_comes_before_those_who_miss_it() {
         let report = cause(vec![
             (part(0), failed(0, 1, Some(3))),
-            (part(1), Told::Lost("nothing was heard of it for 15.0 s".to_owned())),
+            (
+                part(1),
+                Told::Lost("nothing was heard of it for 15.0 s".to_owned()),
+            ),
         ]);
         assert_eq!(report.class(), "node lost");
         assert!(report.is_from_outside());
         let text = report.render();
         assert!(
-            text.starts_with("node 1 (host-1) with ranks 2 and 3 is lost: nothing was heard of it for 15.0 s"),
+            text.starts_with(
+                "node 1 (host-1) with ranks 2 and 3 is lost: nothing was heard of it for 15.0 s"
+            ),
             "{text}"
         );
     }
@@ -241,11 +249,17 @@ mod tests {
             Outcome::Done
         ));
         assert!(matches!(
-            of(vec![ended(0, NodeReport::Done), ended(1, NodeReport::Stopped)]),
+            of(vec![
+                ended(0, NodeReport::Done),
+                ended(1, NodeReport::Stopped)
+            ]),
             Outcome::Stopped
         ));
         assert!(matches!(
-            of(vec![ended(0, NodeReport::Interrupted), ended(1, NodeReport::Stopped)]),
+            of(vec![
+                ended(0, NodeReport::Interrupted),
+                ended(1, NodeReport::Stopped)
+            ]),
             Outcome::Interrupted
         ));
     }

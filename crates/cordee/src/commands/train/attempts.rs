@@ -2,16 +2,17 @@
 //! where they failed and that may help.
 
 use std::{
-    sync::{Arc, Mutex},
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
     time::Instant,
 };
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use cordee_config::Plan;
 use cordee_data::Corpus;
 use cordee_launch::{
-    Deadlines, Decision, FailureReport, Launch, Outcome, Pages, Placement, RestartPolicy, Restarts,
-    StepTimes, StopRequests, Watch,
+    Decision, FailureReport, Launch, Observer, Outcome, RestartPolicy, Restarts, StopRequests,
+    rendezvous::{Member, NodeInfo, NodeState},
 };
 use cordee_metrics::{
     AttemptEvent, EVENTS_FILE, Event, EventKind, Ledger, METRICS_FILE, Outcome as Recorded,
@@ -23,15 +24,16 @@ use super::{
     board::{Attempt, Board},
     ledger::Standing,
     records::{self, Records},
+    station::{Assignment, Offer, Station, assignments},
     watching::{Started, Watching},
 };
 use crate::{
     commands::{
-        ranks::{self, Logs, Show},
+        nodes::{self, Crew, Part},
+        ranks::{self, Show},
         resume::Course,
     },
     console::Console,
-    devices,
     failure::Failure,
     gpus,
     job::{Job, Task, TrainTask},
@@ -47,6 +49,18 @@ pub(super) struct Training<'a> {
     pub(super) stop: StopRequests,
     /// When the launcher started.
     pub(super) begun: Instant,
+    /// The other nodes, if there may be some.
+    pub(super) crew: Option<Crew>,
+    /// The plan for so many ranks.
+    pub(super) plan_for: &'a (dyn Fn(usize) -> Result<Plan, Failure> + Sync),
+}
+
+/// An attempt, about to start.
+struct Ready {
+    launch: Launch,
+    board: Board,
+    /// The nodes, where there may be several.
+    parts: Vec<Part>,
 }
 
 /// The attempts so far.
@@ -55,10 +69,7 @@ struct Supervisor<'a> {
     show: Show,
     records: Records,
     restarts: Restarts,
-    times: Arc<Mutex<StepTimes>>,
-    devices: Vec<String>,
-    placement: Vec<Option<Placement>>,
-    host: String,
+    station: Station<'a>,
     number: usize,
     /// When the last attempt ended.
     since: Instant,
@@ -73,7 +84,7 @@ impl Training<'_> {
         self,
         course: Course,
         number: usize,
-        mut console: Console,
+        (station, mut console): (Station<'_>, Console),
     ) -> Result<u8, Failure> {
         let (records, ledger) = Records::open(self.run, &mut console);
         let config = &self.plan.config.launch;
@@ -81,21 +92,11 @@ impl Training<'_> {
             restarts: config.max_restarts,
             window: config.restart_window.0,
         };
-        let (placement, told) = devices::placement(self.plan.device, self.plan.world_size)?;
-        if let Some(told) = told {
-            console.note(&told);
-        }
         let supervisor = Supervisor {
-            placement,
+            station,
             show: Show(console),
             records,
             restarts: Restarts::new(policy),
-            times: Arc::default(),
-            devices: devices::labels(self.plan.device, self.plan.world_size)?,
-            host: rustix::system::uname()
-                .nodename()
-                .to_string_lossy()
-                .into_owned(),
             number,
             since: self.begun,
             after_failure: false,
@@ -144,16 +145,25 @@ impl Supervisor<'_> {
     /// One attempt, from the start of its ranks to the end of the last.
     fn attempt(&mut self, course: Course) -> Result<(Outcome, Option<Decision>), Failure> {
         let resumed = course.step();
+        let checkpoint = course
+            .checkpoint
+            .as_ref()
+            .map(|path| path.display().to_string());
+        let Some(Ready {
+            launch,
+            board,
+            parts,
+        }) = self.prepare(course)?
+        else {
+            return Ok((Outcome::Stopped, None));
+        };
         let started = Started {
             attempt: self.number,
-            host: self.host.clone(),
-            ranks: self.training.plan.world_size,
-            checkpoint: course
-                .checkpoint
-                .as_ref()
-                .map(|path| path.display().to_string()),
+            host: self.station.host.clone(),
+            hosts: parts.iter().map(|part| part.host.clone()).collect(),
+            ranks: launch.ranks,
+            checkpoint,
         };
-        let (launch, board) = self.prepare(course)?;
         let board = Arc::new(board);
         let mut watching = Watching {
             show: &mut self.show,
@@ -164,67 +174,148 @@ impl Supervisor<'_> {
             step: resumed.unwrap_or(0),
             checkpoint: resumed,
         };
-        let outcome = ranks::see_through(&launch, &mut watching, &self.training.stop)?;
+        let stop = &self.training.stop;
+        let outcome = match &self.training.crew {
+            None => ranks::see_through(&launch, &mut watching, stop)?,
+            Some(crew) => {
+                let look = || board.look();
+                let tell = |nodes: &[NodeState]| board.tell_of(nodes);
+                let run = (&launch, &mut watching as &mut dyn Observer);
+                crew.see_through(parts.clone(), run, stop, (&look, &tell))?
+            }
+        };
         let (step, checkpoint) = (watching.step, watching.checkpoint);
         // Asked before any rank was started: nothing is lost, and there is nothing to write down.
         if board.pids().is_empty() && self.training.stop.count() == 1 {
             return Ok((Outcome::Stopped, None));
         }
         let decision = self.decide(&outcome, checkpoint);
-        self.close(&outcome, decision.as_ref(), &board, step);
+        self.blame(&outcome, &parts);
+        self.close(&outcome, decision.as_ref(), (&board, &parts), step);
         Ok((outcome, decision))
     }
 
-    /// Everything that an attempt needs before its ranks start.
-    fn prepare(&self, course: Course) -> Result<(Launch, Board), Failure> {
+    /// Everything that an attempt needs before its ranks start; nothing, if somebody asked to stop before
+    /// all nodes were there.
+    fn prepare(&mut self, course: Course) -> Result<Option<Ready>, Failure> {
+        loop {
+            let listeners = match &self.training.crew {
+                None => Vec::new(),
+                Some(_) => self.station.listen()?,
+            };
+            let Some(members) = self.gather(&listeners)? else {
+                return Ok(None);
+            };
+            let alone = self.alone(&course, &members)?;
+            let (assignment, parts) = if members.is_empty() {
+                (alone, Vec::new())
+            } else {
+                let mut all = assignments(&alone, &members)?;
+                let values = all.iter().map(nodes::to_value).collect::<Result<_, _>>()?;
+                let crew = self
+                    .training
+                    .crew
+                    .as_ref()
+                    .context("members are of a crew")?;
+                if !crew.start_all(values)? {
+                    // One of them is gone again.
+                    continue;
+                }
+                (all.swap_remove(0), nodes::parts(&members))
+            };
+            let secret = self.training.crew.as_ref().map(Crew::secret);
+            let (launch, pages) = self.station.launch(assignment, listeners, secret)?;
+            let board = Board::new(Attempt {
+                run_dir: self.training.run.path().to_owned(),
+                number: self.number,
+                steps: self.training.last_step,
+                host: self.station.host.clone(),
+                devices: self.station.devices.clone(),
+                pages,
+                before: self.since.elapsed(),
+                after_failure: self.after_failure,
+                stop: self.training.stop.clone(),
+            });
+            return Ok(Some(Ready {
+                launch,
+                board,
+                parts,
+            }));
+        }
+    }
+
+    /// The nodes of the attempt: none where there is this one alone.
+    fn gather(&mut self, listeners: &[TcpListener]) -> Result<Option<Vec<Member>>, Failure> {
         let Training {
-            run, plan, corpus, ..
-        } = self.training;
+            crew: Some(crew),
+            plan_for,
+            stop,
+            ..
+        } = &mut self.training
+        else {
+            return Ok(Some(Vec::new()));
+        };
+        let port = |listener: &TcpListener| listener.local_addr().map(|it| it.port());
+        let ports: Result<Vec<u16>, _> = listeners.iter().map(port).collect();
+        let addresses = crew.addresses().iter();
+        let addresses = addresses.filter_map(|it| Some(it.parse::<SocketAddr>().ok()?.ip()));
+        let offer = nodes::to_value(&Offer {
+            addresses: addresses.collect(),
+            ports: ports.context("looking where ranks listen")?,
+        })?;
+        let plan_for = *plan_for;
+        let fits =
+            |nodes: &[&NodeInfo]| plan_for(nodes.iter().map(|node| node.workers).sum()).is_ok();
+        crew.gather(&offer, &fits, stop)
+    }
+
+    /// What this node would do if it were alone, but with the plan for the ranks of all.
+    fn alone(&mut self, course: &Course, members: &[Member]) -> Result<Assignment, Failure> {
+        let Training { run, plan, .. } = self.training;
+        let mut plan = plan.clone();
+        if !members.is_empty() {
+            let ranks = members.iter().map(|member| member.info.workers).sum();
+            if ranks != plan.world_size {
+                self.show.0.warning(&format!(
+                    "{ranks} ranks on {} nodes in place of {}: the data comes in the same order, and sums are added up in another",
+                    members.len(),
+                    plan.world_size
+                ));
+                plan = (self.training.plan_for)(ranks)?;
+            }
+        }
         let job = Job::of(
-            plan,
+            &plan,
             Task::Train(TrainTask {
-                plan: plan.clone(),
-                corpus: corpus.entry().to_owned(),
+                corpus: self.training.corpus.entry().to_owned(),
                 run_dir: run.path().to_owned(),
-                resume: course.checkpoint,
+                resume: course.checkpoint.clone(),
                 last_step: self.training.last_step,
                 furthest_step: last_step(&run.path().join(METRICS_FILE)).unwrap_or(0),
-                warnings: course.warnings,
+                warnings: course.warnings.clone(),
+                plan: plan.clone(),
             }),
         );
         let name = run.path().file_name().unwrap_or_default();
-        let logs = Logs {
-            dir: run.logs(),
+        Ok(Assignment {
+            job,
+            ranks: vec![self.station.workers],
+            node: 0,
+            below: vec![Vec::new(); self.station.workers],
             attempt: self.number,
-        };
-        let pages = Pages::new(plan.world_size)
-            .map_err(|error| Failure::new(ExitCode::Environment, error))?;
-        let board = Board::new(Attempt {
-            run_dir: run.path().to_owned(),
-            number: self.number,
-            steps: self.training.last_step,
-            host: self.host.clone(),
-            devices: self.devices.clone(),
-            pages: pages.all(),
-            before: self.since.elapsed(),
-            after_failure: self.after_failure,
-            stop: self.training.stop.clone(),
-        });
-        let launch = Launch {
-            devices: self.devices.clone(),
-            placement: self.placement.clone(),
+            name: name.to_string_lossy().into_owned(),
+            log_dir: run.logs(),
             max_restarts: plan.config.launch.max_restarts,
-            pages: Some(pages),
-            watch: Some(Watch {
-                deadlines: Deadlines {
-                    step: plan.config.launch.step_timeout.0,
-                    phase: plan.config.launch.phase_timeout.0,
-                },
-                times: Arc::clone(&self.times),
-            }),
-            ..ranks::launch_of(&job, &name.to_string_lossy(), logs)?
-        };
-        Ok((launch, board))
+        })
+    }
+
+    /// Takes note of the node that the failure was on.
+    fn blame(&self, outcome: &Outcome, parts: &[Part]) {
+        if let (Outcome::Failed(report), Some(crew)) = (outcome, &self.training.crew)
+            && let Some(part) = records::guilty_part(report, parts)
+        {
+            crew.blame(part.node);
+        }
     }
 
     /// What is done about an attempt that failed.
@@ -243,7 +334,13 @@ impl Supervisor<'_> {
     }
 
     /// Writes down how an attempt ended.
-    fn close(&mut self, outcome: &Outcome, decision: Option<&Decision>, board: &Board, step: u64) {
+    fn close(
+        &mut self,
+        outcome: &Outcome,
+        decision: Option<&Decision>,
+        (board, parts): (&Board, &[Part]),
+        step: u64,
+    ) {
         let (standing, recorded) = match outcome {
             Outcome::Done => (Standing::Ended, Recorded::Done),
             Outcome::Stopped => (Standing::Ended, Recorded::Stopped),
@@ -257,7 +354,7 @@ impl Supervisor<'_> {
             None => (RunState::Ended, None),
         };
         let failure = match outcome {
-            Outcome::Failed(report) => Some(records::failure(report, &self.devices)),
+            Outcome::Failed(report) => Some(records::failure(report, parts)),
             _ => None,
         };
         board.finish(state, ledger);
@@ -285,8 +382,20 @@ impl Supervisor<'_> {
         ));
     }
 
-    /// The end of the last attempt.
+    /// The end of the last attempt, told to all nodes.
     fn end(mut self, outcome: Outcome, decision: Option<Decision>) -> Result<u8, Failure> {
+        let crew = self.training.crew.take();
+        let ended = self.conclude(outcome, decision);
+        if let Some(crew) = crew {
+            match &ended {
+                Ok(code) => crew.finish(*code, "the run has ended"),
+                Err(failure) => crew.finish(failure.code, &failure.to_string()),
+            }
+        }
+        ended
+    }
+
+    fn conclude(&mut self, outcome: Outcome, decision: Option<Decision>) -> Result<u8, Failure> {
         let console = &mut self.show.0;
         console.finish();
         if self.ledger != Ledger::default() {

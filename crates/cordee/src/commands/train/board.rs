@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cordee_launch::{ProcessState, StopRequests};
+use cordee_launch::{HungRank, ProcessState, StopRequests, rendezvous::NodeState};
 use cordee_metrics::{Ledger, RankStatus, RunState, RunStatus, unix_time};
 use cordee_protocol::{CallStatus, StatusPage};
 
@@ -44,6 +44,8 @@ pub(super) struct Board {
     spawned: Instant,
     pids: Mutex<Vec<u32>>,
     orders: Mutex<Option<Sender<Last>>>,
+    /// All nodes, where there may be several.
+    nodes: Mutex<Vec<NodeState>>,
 }
 
 /// The last status, and who waits for it to be written.
@@ -57,7 +59,24 @@ impl Board {
             spawned: Instant::now(),
             pids: Mutex::default(),
             orders: Mutex::default(),
+            nodes: Mutex::default(),
         }
+    }
+
+    /// How the ranks of this node stand, for a verdict.
+    pub(super) fn look(&self) -> Vec<HungRank> {
+        let attempt = &self.attempt;
+        let pages = attempt.pages.iter().zip(self.pids()).enumerate();
+        let rank = |(rank, (page, pid)): (usize, (&StatusPage, u32))| {
+            let device = attempt.devices.get(rank).cloned();
+            HungRank::new((rank, pid, device), &attempt.host, page.read())
+        };
+        pages.map(rank).collect()
+    }
+
+    /// Takes note of how all nodes stand.
+    pub(super) fn tell_of(&self, nodes: &[NodeState]) {
+        *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes.to_vec();
     }
 
     /// Takes note of a rank that was started; the last one starts the writing.

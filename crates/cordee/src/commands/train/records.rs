@@ -6,7 +6,7 @@ use cordee_metrics::{
     Outcome, RunStatus, last_step, unix_time,
 };
 
-use crate::{console::Console, run_dir::RunDir};
+use crate::{commands::nodes::Part, console::Console, run_dir::RunDir};
 
 /// The record of a run's attempts. A disk that refuses costs the record and not the run.
 pub(super) struct Records {
@@ -67,18 +67,37 @@ fn lost(run: &RunDir, started: &AttemptRecord) -> Ledger {
     ledger
 }
 
+/// The node that a failure was on, if there are several and it was one alone.
+pub(super) fn guilty_part<'a>(report: &FailureReport, parts: &'a [Part]) -> Option<&'a Part> {
+    if let Some(lost) = &report.lost {
+        return parts.iter().find(|part| part.node == lost.node);
+    }
+    let rank = report.guilty()?;
+    parts.iter().find(|part| part.ranks.contains(&rank))
+}
+
 /// A failure, as it is recorded.
-pub(super) fn failure(report: &FailureReport, devices: &[String]) -> FailureRecord {
+pub(super) fn failure(report: &FailureReport, parts: &[Part]) -> FailureRecord {
     let rank = report.guilty();
-    let pid = rank.map(|rank| match (&report.hang, &report.silent) {
-        (Some(hang), _) => hang.ranks[rank].pid,
-        (None, Some(silent)) => silent.pid,
-        (None, None) => report.pid,
+    let of_hang = |rank: usize| {
+        let ranks = report.hang.iter().flat_map(|hang| &hang.ranks);
+        ranks.into_iter().find(|hung| hung.rank == rank)
+    };
+    let pid = rank.and_then(|rank| match (&report.hang, &report.silent) {
+        (Some(_), _) => of_hang(rank).map(|hung| hung.pid),
+        (None, Some(silent)) => Some(silent.pid),
+        (None, None) => Some(report.pid),
     });
+    let part = guilty_part(report, parts);
     FailureRecord {
         rank,
         pid,
-        device: rank.and_then(|rank| devices.get(rank).cloned()),
+        device: rank.and_then(|rank| match of_hang(rank) {
+            Some(hung) => hung.device.clone(),
+            None => report.device.clone().filter(|_| rank == report.rank),
+        }),
+        node: part.map(|part| part.node),
+        host: part.map(|part| part.host.clone()),
         class: report.class(),
         place: report.place(),
         code: report.exit_code,

@@ -28,6 +28,8 @@ pub(super) struct Watching<'a> {
 pub(super) struct Started {
     pub(super) attempt: usize,
     pub(super) host: String,
+    /// The machines of all nodes, where there may be several.
+    pub(super) hosts: Vec<String>,
     pub(super) ranks: usize,
     pub(super) checkpoint: Option<String>,
 }
@@ -41,6 +43,7 @@ impl Observer for Watching<'_> {
         };
         let event = AttemptEvent::Started {
             host: started.host,
+            hosts: started.hosts,
             launcher_pid: std::process::id(),
             pids,
             step: self.step,

@@ -1,0 +1,179 @@
+//! A node of a run that another one leads.
+
+use std::{
+    io,
+    net::TcpListener,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use anyhow::{Context, anyhow};
+use cordee_launch::{HungRank, Launch, Observer, Stream, rendezvous::Agent};
+use cordee_protocol::{ExitCode, StatusPage, WorkerMessage};
+use serde_json::Value;
+
+use super::station::{Assignment, Offer, Station};
+use crate::{
+    commands::{
+        nodes::{Follow, to_value},
+        ranks::Show,
+    },
+    failure::Failure,
+};
+
+/// This node, and who reads what its ranks say.
+pub(super) struct Trainee<'a> {
+    pub(super) station: Station<'a>,
+    pub(super) show: Show,
+    /// For the coming attempt.
+    listeners: Vec<TcpListener>,
+    running: Running,
+}
+
+/// The ranks of the attempt at hand.
+#[derive(Default)]
+struct Running {
+    first_rank: usize,
+    pages: Vec<StatusPage>,
+    pids: Mutex<Vec<u32>>,
+}
+
+impl<'a> Trainee<'a> {
+    pub(super) fn new(station: Station<'a>, show: Show) -> Self {
+        Self {
+            station,
+            show,
+            listeners: Vec::new(),
+            running: Running::default(),
+        }
+    }
+}
+
+impl Trainee<'_> {
+    /// The end of the job, as the first node told it.
+    pub(super) fn end(mut self, code: u8, text: &str) -> Result<u8, Failure> {
+        let console = &mut self.show.0;
+        console.finish();
+        match ExitCode::from_code(i32::from(code)) {
+            Some(ExitCode::Done | ExitCode::Requeue) => {
+                console.note(text);
+                Ok(code)
+            }
+            _ => Err(Failure::with_code(code, anyhow!("{text}"))),
+        }
+    }
+}
+
+impl Follow for Trainee<'_> {
+    fn offer(&mut self, agent: &Agent) -> Result<Value, Failure> {
+        self.listeners = self.station.listen()?;
+        let port = |listener: &TcpListener| listener.local_addr().map(|it| it.port());
+        let ports: Result<Vec<u16>, _> = self.listeners.iter().map(port).collect();
+        let ports = ports
+            .context("looking where ranks listen")
+            .map_err(|error| Failure::new(ExitCode::Environment, error))?;
+        to_value(&Offer {
+            addresses: vec![agent.local_address()],
+            ports,
+        })
+    }
+
+    fn launch(&mut self, assignment: Value, agent: &Agent) -> Result<Launch, Failure> {
+        let mut assignment: Assignment = serde_json::from_value(assignment)
+            .context("reading what this node is to do")
+            .map_err(|error| Failure::new(ExitCode::Failed, error))?;
+        if assignment.node == 1 {
+            // The first node has many addresses, of which one is known to be the right one.
+            let known = agent.coordinator().ip();
+            for places in &mut assignment.below {
+                if let Some(place) = places.first().copied() {
+                    places.insert(0, (known, place.port()).into());
+                }
+            }
+        }
+        self.running.first_rank = assignment.ranks[..assignment.node].iter().sum();
+        let listeners = std::mem::take(&mut self.listeners);
+        let (launch, pages) = self
+            .station
+            .launch(assignment, listeners, Some(agent.secret()))?;
+        self.running.pages = pages;
+        self.running.pids = Mutex::default();
+        Ok(launch)
+    }
+
+    fn watch(
+        &mut self,
+    ) -> (
+        Box<dyn Observer + '_>,
+        Box<dyn Fn() -> Vec<HungRank> + Sync + '_>,
+    ) {
+        let Self {
+            station,
+            show,
+            running,
+            ..
+        } = self;
+        let running = &*running;
+        let look = || {
+            let pids = running.pids();
+            // Those that have not been started yet have nothing to tell.
+            let pages = running.pages.iter().zip(pids).enumerate();
+            let rank = |(local, (page, pid)): (usize, (&StatusPage, u32))| {
+                let device = station.devices.get(local).cloned();
+                HungRank::new(
+                    (running.first_rank + local, pid, device),
+                    &station.host,
+                    page.read(),
+                )
+            };
+            pages.map(rank).collect()
+        };
+        (Box::new(Listening { show, running }), Box::new(look))
+    }
+
+    fn note(&mut self, text: &str) {
+        self.show.0.note(text);
+    }
+}
+
+impl Running {
+    fn pids(&self) -> Vec<u32> {
+        self.pids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// Shows what ranks say, and remembers their processes.
+struct Listening<'a> {
+    show: &'a mut Show,
+    running: &'a Running,
+}
+
+impl Observer for Listening<'_> {
+    fn started(&mut self, _rank: usize, pid: u32) {
+        let mut pids = self
+            .running
+            .pids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        pids.push(pid);
+    }
+
+    fn message(&mut self, rank: usize, message: WorkerMessage) {
+        self.show.message(rank, message);
+    }
+
+    fn line(&mut self, rank: usize, stream: Stream, line: &str) {
+        self.show.line(rank, stream, line);
+    }
+
+    fn lines_skipped(&mut self, rank: usize, lines: u64) {
+        self.show.lines_skipped(rank, lines);
+    }
+
+    fn log_failed(&mut self, rank: usize, path: &Path, error: &io::Error) {
+        self.show.log_failed(rank, path, error);
+    }
+}
