@@ -96,6 +96,11 @@ impl Link {
         matches!(self.stage, Stage::Standing(_))
     }
 
+    /// Whether it is this end that has proved something, and the other has not.
+    pub(super) fn is_half_way(&self) -> bool {
+        matches!(self.stage, Stage::Proof(..))
+    }
+
     /// Reads what has come, up to a portion.
     pub(super) fn receive(&mut self, secret: &Secret, buffer: &mut Vec<u8>) -> Received {
         let mut received = Received::default();

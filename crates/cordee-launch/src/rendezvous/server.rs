@@ -388,7 +388,14 @@ impl Server {
 
     fn lose(&mut self, connection: Connection, why: Loss) {
         if self.greeting.contains(&connection) {
+            let half_way = self.links.get(&connection).is_some_and(Link::is_half_way);
             match why {
+                Loss::Closed if half_way => {
+                    self.stranger(
+                        connection,
+                        "it left before its proof: it has another secret",
+                    );
+                }
                 // Somebody looked whether anybody listens.
                 Loss::Closed => {
                     self.greeting.remove(&connection);

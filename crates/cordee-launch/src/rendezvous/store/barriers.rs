@@ -61,7 +61,9 @@ impl Store {
             since: now,
             came: BTreeMap::new(),
         });
-        open.came.insert(node, now.saturating_add(within));
+        // To come again is not to wait longer.
+        let until = now.saturating_add(within);
+        open.came.entry(node).or_insert(until);
         if let Some((lost, why)) = self.fallen.first().cloned() {
             return self.break_one(&name, Some((lost, why)));
         }
