@@ -19,7 +19,7 @@ use crate::failure::Failure;
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// The folder in which runs are made when no directory is named.
-const RUNS: &str = "runs";
+pub(crate) const RUNS: &str = "runs";
 
 /// What a start makes before it writes the config, in order.
 const BEFORE_RUN: [&str; 9] = [

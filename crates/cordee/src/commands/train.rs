@@ -43,7 +43,7 @@ use crate::{
     devices,
     failure::Failure,
     job::threads_per_rank,
-    run_dir::{RunDir, replace},
+    run_dir::{RUNS, RunDir, replace},
     worker_program,
 };
 use attempts::Training;
@@ -53,7 +53,9 @@ use trainee::Trainee;
 pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
     let begun = Instant::now();
     let mut loaded = load(&with_flags(args))?;
-    let placed = nodes::place(&args.nodes, &loaded, args.run_dir.as_deref())?;
+    let runs = args.run_dir.as_deref().and_then(Path::parent);
+    let runs = runs.filter(|runs| !runs.as_os_str().is_empty());
+    let placed = nodes::place(&args.nodes, loaded.name(), runs.unwrap_or(Path::new(RUNS)))?;
     if placed.one_worker {
         loaded.config.parallel.workers = Some(1);
     }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use cordee_launch::{
     HungRank, Launch, Observer, StopRequests,
     rendezvous::{Agent, AgentEvent, Fingerprint, JoinOptions, Meet, RendezvousError},

@@ -6,19 +6,20 @@ mod follower;
 mod report;
 
 use std::{
+    env,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
 use anyhow::anyhow;
-use cordee_config::{Loaded, Plan};
-use cordee_launch::rendezvous::RendezvousError;
+use cordee_config::Plan;
+use cordee_launch::{Flags, Identity, rendezvous::RendezvousError};
 use cordee_protocol::Secret;
 
 use crate::{args::NodesArgs, failure::Failure};
-pub(crate) use crew::{Crew, Look, Tell, Terms, parts, to_value};
+pub(crate) use crew::{Crew, Terms, parts, to_value};
 pub(crate) use follower::{Follow, follow};
-pub(crate) use report::{NodeReport, Part};
+pub(crate) use report::Part;
 
 /// The place of this agent in a job on several nodes, and where they meet.
 #[derive(Clone, Debug)]
@@ -103,46 +104,41 @@ impl Placed {
     }
 }
 
-/// Finds out the place of this agent, by flags and by what schedulers set.
-pub(crate) fn place(
-    args: &NodesArgs,
-    loaded: &Loaded,
-    run_dir: Option<&Path>,
-) -> Result<Placed, Failure> {
-    let (fewest, most) = match args.nnodes.as_deref() {
-        None => (1, 1),
-        Some(text) => {
-            let (fewest, most) = text.split_once(':').unwrap_or((text, text));
-            (fewest.parse().unwrap_or(1), most.parse().unwrap_or(1))
-        }
+/// Finds out the place of this agent, by flags and by what schedulers set. Nodes meet by way of a file in
+/// `folder`, unless an endpoint is named; without a scheduler the job is called `name`.
+pub(crate) fn place(args: &NodesArgs, name: &str, folder: &Path) -> Result<Placed, Failure> {
+    let flags = Flags {
+        nnodes: args.nnodes.clone(),
+        node_rank: args.node_rank.clone(),
+        rdzv_endpoint: args.rdzv_endpoint.clone(),
+        rdzv_id: args.rdzv_id.clone(),
     };
-    let node: usize = args
-        .node_rank
-        .as_deref()
-        .and_then(|it| it.parse().ok())
-        .unwrap_or(0);
-    let runs = run_dir
-        .and_then(Path::parent)
-        .filter(|it| !it.as_os_str().is_empty());
-    let nodes = (most > 1).then(|| Nodes {
+    let identity = Identity::find(&flags, &|name| env::var(name).ok()).map_err(|error| {
+        let hint = error.hint();
+        Failure::usage(error).with_hint(hint)
+    })?;
+    let mut remarks = identity.remarks;
+    let (node, fewest, most) = (identity.node, identity.fewest, identity.most);
+    let nodes = identity.several.then(|| Nodes {
         node,
         host: host_name(),
-        job: args
-            .rdzv_id
-            .clone()
-            .unwrap_or_else(|| loaded.name().to_owned()),
-        endpoint: None,
-        secret: std::env::var(TOKEN).ok().map(|text| Secret::of_text(&text)),
-        folder: runs.map_or_else(|| PathBuf::from("runs"), Path::to_owned),
+        job: identity.job.unwrap_or_else(|| name.to_owned()),
+        endpoint: identity.endpoint,
+        secret: env::var(TOKEN).ok().map(|text| Secret::of_text(&text)),
+        folder: folder.to_owned(),
     });
+    if let (Some(_), Some(source)) = (&nodes, identity.source) {
+        let count = if fewest == most { most.to_string() } else { format!("{fewest} to {most}") };
+        remarks.insert(0, format!("node {node} of {count}, by {source}"));
+    }
     Ok(Placed {
         nodes,
         fewest,
         most,
-        one_worker: false,
-        local: 0,
-        locals: 1,
-        remarks: Vec::new(),
+        one_worker: identity.one_worker,
+        local: identity.local,
+        locals: identity.locals,
+        remarks,
     })
 }
 
