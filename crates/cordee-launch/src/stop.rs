@@ -17,6 +17,8 @@ pub struct StopRequests(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     count: AtomicUsize,
+    /// Whether it is no person's wish but the end of an attempt.
+    over: AtomicBool,
     /// An eventfd: written to wake whoever waits, because a signal handler must not take locks.
     bell: OwnedFd,
 }
@@ -27,6 +29,7 @@ impl StopRequests {
         let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
         Ok(Self(Arc::new(Shared {
             count: AtomicUsize::new(0),
+            over: AtomicBool::new(false),
             bell,
         })))
     }
@@ -35,6 +38,20 @@ impl StopRequests {
     pub fn request(&self) {
         self.0.count.fetch_add(1, Ordering::SeqCst);
         self.ring();
+    }
+
+    /// Ends the workers at once, since the attempt is over elsewhere. A rank that had failed by itself
+    /// before is the cause of it still.
+    pub fn end(&self) {
+        self.0.over.store(true, Ordering::SeqCst);
+        while self.count() < 2 {
+            self.request();
+        }
+    }
+
+    /// Whether [`Self::end`] was called.
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.over.load(Ordering::SeqCst)
     }
 
     /// How often [`Self::request`] was called.

@@ -313,7 +313,7 @@ impl Supervisor {
             return Outcome::Failed(Box::new(self.report_hang(hang)));
         }
         match culprit(&self.suspects()) {
-            Some(suspect) if stopping != Stopping::Killed => {
+            Some(suspect) if stopping != Stopping::Killed || self.stop.is_over() => {
                 Outcome::Failed(Box::new(self.report(suspect)))
             }
             _ => Outcome::Interrupted,

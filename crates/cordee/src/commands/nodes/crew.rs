@@ -29,6 +29,9 @@ use crate::{commands::ranks, failure::Failure};
 const GREETING: Duration = Duration::from_secs(5);
 /// How often it is looked what has come.
 const SLICE: Duration = Duration::from_millis(50);
+/// How long the node with the cause of a failure may take to tell of it, once others have told that they
+/// fell because of it: its process is gone for its launcher only when the kernel has freed what it had.
+const CAUSE: Duration = Duration::from_secs(2);
 /// How long a node may take to end ranks beyond the time after which it counts as lost: as long as the
 /// launcher waits for a process that does not die.
 const ENDING: Duration = Duration::from_secs(40);
@@ -202,6 +205,7 @@ impl Crew {
             own_stop: &own_stop,
             asked: 0,
             ending: None,
+            cause_by: None,
             look,
         };
         thread::scope(|scope| {
@@ -248,6 +252,8 @@ struct Watch<'a> {
     asked: usize,
     /// Since when all are to end.
     ending: Option<Instant>,
+    /// When all are to end, unless the cause of what has happened is heard before.
+    cause_by: Option<Instant>,
     look: Look<'a>,
 }
 
@@ -260,13 +266,11 @@ impl Watch<'_> {
                 self.ended(0, report, Vec::new());
             }
             let event = self.crew.coordinator.next_event(SLICE);
-            match event
-                .inspect_err(|_| ask(self.own_stop, 2))
-                .map_err(failed)?
-            {
+            match event.inspect_err(|_| self.own_stop.end()).map_err(failed)? {
                 Some(event) => self.heard(event),
-                None => self.expire(),
+                None => {}
             }
+            self.expire();
             if looked.is_none_or(|at: Instant| at.elapsed() >= Duration::from_secs(1)) {
                 looked = Some(Instant::now());
                 tell(&self.crew.nodes());
@@ -298,10 +302,12 @@ impl Watch<'_> {
     fn ended(&mut self, node: usize, report: NodeReport, seen: Vec<HungRank>) {
         self.seen.extend(seen);
         let (failed, hangs) = (report.is_failure(), report.is_hang());
-        self.note(node, Told::Ended(report));
-        if failed {
+        if report.is_of_victims() {
+            self.cause_by.get_or_insert_with(|| Instant::now() + CAUSE);
+        } else if failed {
             self.end(hangs);
         }
+        self.note(node, Told::Ended(report));
     }
 
     fn lost(&mut self, node: usize, why: String) {
@@ -326,7 +332,7 @@ impl Watch<'_> {
             if look {
                 self.seen.extend((self.look)());
             }
-            ask(self.own_stop, 2);
+            self.own_stop.end();
         }
     }
 
@@ -346,6 +352,9 @@ impl Watch<'_> {
 
     /// A node that is there and does not end its ranks counts as lost.
     fn expire(&mut self) {
+        if self.cause_by.is_some_and(|at| at <= Instant::now()) {
+            self.end(false);
+        }
         let patience = self.crew.terms.node_timeout + ENDING;
         if self.ending.is_some_and(|since| since.elapsed() > patience) {
             let others: Vec<usize> = self

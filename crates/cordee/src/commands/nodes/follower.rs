@@ -196,12 +196,12 @@ fn run(
                         if wanted {
                             seen = look();
                         }
-                        kill(&own_stop);
+                        own_stop.end();
                     }
                     Some(AgentEvent::Stop { .. } | AgentEvent::End { .. }) => {}
                     // Whatever else comes, this generation is over.
                     Some(event) => {
-                        kill(&own_stop);
+                        own_stop.end();
                         after = Some(event);
                         break;
                     }
@@ -222,10 +222,4 @@ fn run(
         },
     };
     Ok((Sent { report, seen }, after))
-}
-
-fn kill(stop: &StopRequests) {
-    while stop.count() < 2 {
-        stop.request();
-    }
 }

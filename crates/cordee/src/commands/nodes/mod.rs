@@ -128,7 +128,11 @@ pub(crate) fn place(args: &NodesArgs, name: &str, folder: &Path) -> Result<Place
         folder: folder.to_owned(),
     });
     if let (Some(_), Some(source)) = (&nodes, identity.source) {
-        let count = if fewest == most { most.to_string() } else { format!("{fewest} to {most}") };
+        let count = if fewest == most {
+            most.to_string()
+        } else {
+            format!("{fewest} to {most}")
+        };
         remarks.insert(0, format!("node {node} of {count}, by {source}"));
     }
     Ok(Placed {

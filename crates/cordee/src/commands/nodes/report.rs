@@ -40,6 +40,15 @@ impl NodeReport {
         matches!(self, Self::Failed(_) | Self::NotStarted { .. })
     }
 
+    /// Whether it says itself that the cause is elsewhere.
+    pub(crate) fn is_of_victims(&self) -> bool {
+        let Self::Failed(report) = self else {
+            return false;
+        };
+        let blames = report.failure.as_ref().and_then(|said| said.blames);
+        blames.is_some() && report.silent.is_none() && report.hang.is_none()
+    }
+
     /// Whether it is for the ranks of all nodes to tell who is to blame.
     pub(crate) fn is_hang(&self) -> bool {
         matches!(self, Self::Failed(report) if report.hang.is_some())
@@ -95,14 +104,13 @@ pub(crate) fn merge(told: Vec<(Part, Told)>, seen: Vec<HungRank>, ran_for: Durat
                     }
                 });
             }
-            Told::Ended(NodeReport::Failed(report)) => {
-                let blames = report.failure.as_ref().and_then(|said| said.blames);
-                let place = if blames.is_some() && report.silent.is_none() {
+            Told::Ended(ref ended @ NodeReport::Failed(ref report)) => {
+                let place = if ended.is_of_victims() {
                     &mut victim
                 } else {
                     &mut own
                 };
-                place.get_or_insert(report);
+                place.get_or_insert_with(|| report.clone());
             }
         }
     }
