@@ -16,11 +16,11 @@ pub(crate) struct LaunchArgs {
     /// there are GPUs, else the latter [default: 1].
     #[arg(long, alias = "nproc_per_node", value_name = "N|gpu|cpu|auto")]
     pub(crate) nproc_per_node: Option<String>,
-    /// Machines. Only 1 so far [default: 1].
-    #[arg(long, value_name = "1")]
+    /// Machines that work together, or the fewest and the most [default: what the scheduler says, or 1].
+    #[arg(long, value_name = "N|MIN:MAX")]
     pub(crate) nnodes: Option<String>,
-    /// Which of the machines this is. Only 0 so far [default: 0].
-    #[arg(long, alias = "node_rank", value_name = "0")]
+    /// Which of the machines this is, from 0 [default: what the scheduler says].
+    #[arg(long, alias = "node_rank", value_name = "N")]
     pub(crate) node_rank: Option<String>,
     /// How often the processes are started again after one failed. Exit codes 2 (usage), 3
     /// (environment) and 93 (do not requeue) say that it would not help [default: 0].
@@ -33,19 +33,20 @@ pub(crate) struct LaunchArgs {
     /// [default: a new folder in cordee-logs/].
     #[arg(long, alias = "log_dir", value_name = "DIR")]
     pub(crate) log_dir: Option<PathBuf>,
-    /// Where the processes meet: the host [default: 127.0.0.1].
+    /// Where the processes meet: the host [default: 127.0.0.1, or an address of machine 0].
     #[arg(long, alias = "master_addr", value_name = "HOST")]
     pub(crate) master_addr: Option<String>,
     /// Where the processes meet: the port [default: a free one].
     #[arg(long, alias = "master_port", value_name = "PORT")]
     pub(crate) master_port: Option<String>,
-    /// Both at once; port 0 is a free one.
+    /// Both at once; port 0 is a free one. With several machines, where the launcher of machine 0 listens
+    /// for the others, in place of the file by which they find it.
     #[arg(long, alias = "rdzv_endpoint", value_name = "HOST:PORT")]
     pub(crate) rdzv_endpoint: Option<String>,
     /// Accepted, and of no effect: the processes of one machine need none.
     #[arg(long, alias = "rdzv_backend", value_name = "NAME")]
     pub(crate) rdzv_backend: Option<String>,
-    /// Accepted, and of no effect.
+    /// With several machines: join_timeout and last_call_timeout, in seconds; other keys have no effect.
     #[arg(long, alias = "rdzv_conf", value_name = "KEY=VALUE,...")]
     pub(crate) rdzv_conf: Option<String>,
     /// One machine, meeting at a free port: what is done anyway.

@@ -13,7 +13,8 @@ use crate::failure::Failure;
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wish {
-    pub(super) address: String,
+    /// `None` for this machine's own.
+    pub(super) address: Option<String>,
     /// `None` for one that is free.
     pub(super) port: Option<u16>,
 }
@@ -41,7 +42,10 @@ impl Wish {
                 })?,
         };
         Ok(Place {
-            address: self.address.clone(),
+            address: self
+                .address
+                .clone()
+                .unwrap_or_else(|| "127.0.0.1".to_owned()),
             port,
             named: self.port.is_some(),
         })
@@ -49,6 +53,15 @@ impl Wish {
 }
 
 impl Place {
+    /// One that another machine has told of.
+    pub(super) fn told(address: String, port: u16) -> Self {
+        Self {
+            address,
+            port,
+            named: false,
+        }
+    }
+
     /// Whether somebody listens at a port that was named.
     pub(super) fn is_taken(&self) -> bool {
         let in_use = |result: io::Result<TcpListener>| {
@@ -86,7 +99,7 @@ mod tests {
     #[test]
     fn a_free_port_is_free_and_a_taken_one_is_found_out() {
         let wish = |port| Wish {
-            address: "127.0.0.1".to_owned(),
+            address: None,
             port,
         };
         let place = wish(None).choose().unwrap();

@@ -1,11 +1,16 @@
 //! `cordee launch`: any program that is written for torchrun, one process per rank.
 
+mod machines;
 mod meeting;
 mod options;
 mod program;
 mod show;
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::anyhow;
 use cordee_launch::{Ending, FailureReport, Fate, Launch, Outcome, StopRequests, World};
@@ -13,8 +18,14 @@ use cordee_protocol::{ExitCode, WorkerEnvironment, names};
 use fs_err as fs;
 
 use self::{meeting::Place, options::Options, program::Program, show::Show};
-use super::ranks::stop_on_signals;
-use crate::{args::LaunchArgs, failure::Failure};
+use super::{
+    nodes::{self, Crew, Nodes, Placed},
+    ranks::stop_on_signals,
+};
+use crate::{
+    args::{LaunchArgs, NodesArgs},
+    failure::Failure,
+};
 
 /// The folder in which folders of logs are made when none is named.
 const LOGS: &str = "cordee-logs";
@@ -28,44 +39,107 @@ struct Job {
     program: Program,
     run_id: String,
     logs: PathBuf,
+    /// This machine among the others.
+    placed: Placed,
 }
 
 pub(crate) fn run(args: &LaunchArgs) -> Result<u8, Failure> {
     let of_process = |name: &str| std::env::var(name).ok();
     let options = Options::of(args, &of_process)?;
     let program = Program::find(args, options.module, options.no_python)?;
-    let (logs, name) = logs(options.log_dir.clone(), &program.name)?;
+    let flags = NodesArgs {
+        nnodes: args.nnodes.clone(),
+        node_rank: args.node_rank.clone(),
+        // What one machine understands by it is not for launchers.
+        rdzv_endpoint: args.rdzv_endpoint.clone().filter(|_| args.nnodes.is_some()),
+        rdzv_id: args.rdzv_id.clone(),
+    };
+    let placed = nodes::place(&flags, &program.name, Path::new(LOGS))?;
+    let leads = placed.nodes.as_ref().is_none_or(Nodes::leads);
+    let (logs, name) = if leads {
+        logs(options.log_dir.clone(), &program.name)?
+    } else {
+        (PathBuf::new(), String::new())
+    };
     let job = Job {
         run_id: options.run_id.clone().unwrap_or(name),
         logs,
         program,
         options,
+        placed,
     };
     let mut show = Show::new();
-    for remark in &job.options.remarks {
+    for remark in job.options.remarks.iter().chain(&job.placed.remarks) {
         show.console().note(remark);
     }
     let stop = stop_on_signals()?;
-    let ended = job.until_it_ends(&mut show, &stop);
+    let ended = if leads {
+        job.lead(&mut show, &stop)
+    } else {
+        job.follow(&mut show, &stop)
+    };
     show.console().finish();
     ended
 }
 
 impl Job {
+    /// Sees the job to its end, on all machines.
+    fn lead(&self, show: &mut Show, stop: &StopRequests) -> Result<u8, Failure> {
+        let Some(nodes) = &self.placed.nodes else {
+            return self.until_it_ends(None, show, stop);
+        };
+        let workers = self.options.processes;
+        let mut crew = Crew::start(nodes, self.terms(), workers, self.fingerprint())?;
+        let waiting = format!("waiting for nodes at {}", crew.addresses().join(", "));
+        show.console().note(&waiting);
+        let ended = self.until_it_ends(Some(&mut crew), show, stop);
+        match &ended {
+            Ok(code) => crew.finish(*code, "the job has ended"),
+            Err(failure) => crew.finish(failure.code, &failure.to_string()),
+        }
+        ended
+    }
+
     /// One attempt after the other, until one succeeds or no further may be made.
-    fn until_it_ends(&self, show: &mut Show, stop: &StopRequests) -> Result<u8, Failure> {
+    fn until_it_ends(
+        &self,
+        mut crew: Option<&mut Crew>,
+        show: &mut Show,
+        stop: &StopRequests,
+    ) -> Result<u8, Failure> {
         let attempts = self.options.max_restarts + 1;
         let mut attempt = 1;
         loop {
-            let place = self.options.place.choose()?;
+            let mut place = self.options.place.choose()?;
             if place.is_taken() {
                 show.console().warning(&format!(
                     "somebody listens at port {} already; without --master-port a free one is chosen",
                     place.port
                 ));
             }
-            show.console().note(&self.first_line(attempt, &place));
-            let report = match self.attempt(attempt, &place, show, stop)? {
+            let mut world = World::of_one_node(self.options.processes);
+            let mut parts = Vec::new();
+            if let Some(crew) = &mut crew {
+                match self.gather(crew, attempt, &mut place, stop)? {
+                    Some(found) => (world, parts) = found,
+                    None => {
+                        show.console()
+                            .note("stopped on request, before all nodes were there");
+                        return Ok(ExitCode::Requeue.code());
+                    }
+                }
+            }
+            show.console()
+                .note(&self.first_line(attempt, &place, &world));
+            let launch = self.launch(attempt, &place, world);
+            let outcome = match &crew {
+                None => cordee_launch::run(&launch, show, stop)
+                    .map_err(|error| Failure::new(ExitCode::Environment, error))?,
+                Some(crew) => {
+                    crew.see_through(parts, (&launch, show), stop, (&Vec::new, &|_| ()))?
+                }
+            };
+            let report = match outcome {
                 Outcome::Done => return Ok(ExitCode::Done.code()),
                 Outcome::Stopped => {
                     show.console()
@@ -94,32 +168,31 @@ impl Job {
     }
 
     /// What is about to run, where its processes meet and where its output goes.
-    fn first_line(&self, attempt: usize, place: &Place) -> String {
-        let count = self.options.processes;
+    fn first_line(&self, attempt: usize, place: &Place, world: &World) -> String {
+        let count = world.size;
         let noun = if count == 1 { "process" } else { "processes" };
+        let on = match world.nodes {
+            1 => String::new(),
+            nodes => format!(" on {nodes} machines"),
+        };
         let again = match attempt {
             1 => String::new(),
             _ => format!("attempt {attempt} of {}: ", self.options.max_restarts + 1),
         };
         format!(
-            "{again}{count} {noun} of `{}` at {place}, logs in {}",
+            "{again}{count} {noun} of `{}`{on} at {place}, logs in {}",
             self.program,
             self.logs.display()
         )
     }
 
-    fn attempt(
-        &self,
-        attempt: usize,
-        place: &Place,
-        show: &mut Show,
-        stop: &StopRequests,
-    ) -> Result<Outcome, Failure> {
-        let launch = Launch {
+    /// This machine's part of an attempt.
+    fn launch(&self, attempt: usize, place: &Place, world: World) -> Launch {
+        Launch {
             program: self.program.path.clone(),
             arguments: self.program.arguments.clone(),
             ranks: self.options.processes,
-            world: World::of_one_node(self.options.processes),
+            world,
             own: Vec::new(),
             run_id: self.run_id.clone(),
             attempt,
@@ -133,9 +206,7 @@ impl Job {
             devices: Vec::new(),
             pages: None,
             watch: None,
-        };
-        cordee_launch::run(&launch, show, stop)
-            .map_err(|error| Failure::new(ExitCode::Environment, error))
+        }
     }
 
     /// What torchrun sets for programs of `PyTorch`, beside what any rank is told. What the user has set

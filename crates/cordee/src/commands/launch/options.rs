@@ -1,6 +1,6 @@
 //! What is asked for, by options and by the environment.
 
-use std::{path::PathBuf, str::FromStr, thread};
+use std::{path::PathBuf, str::FromStr, thread, time::Duration};
 
 use anyhow::anyhow;
 use cordee_protocol::ExitCode;
@@ -11,6 +11,10 @@ use crate::{args::LaunchArgs, devices, failure::Failure};
 /// Where a variable of the environment is looked up.
 pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
+/// What torchrun takes.
+const JOIN_TIMEOUT: Duration = Duration::from_mins(10);
+const LAST_CALL: Duration = Duration::from_secs(30);
+
 /// Options with all that was left open filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Options {
@@ -19,6 +23,9 @@ pub(super) struct Options {
     pub(super) run_id: Option<String>,
     pub(super) log_dir: Option<PathBuf>,
     pub(super) place: Wish,
+    /// How long is waited for all machines, and for more of them once there are enough.
+    pub(super) join_timeout: Duration,
+    pub(super) last_call: Duration,
     pub(super) role: String,
     pub(super) module: bool,
     pub(super) no_python: bool,
@@ -30,10 +37,6 @@ impl Options {
     /// What is typed, then what is in the environment, then what holds otherwise.
     pub(super) fn of(args: &LaunchArgs, lookup: Lookup<'_>) -> Result<Self, Failure> {
         let text = |typed: &Option<String>, flag: &str| Given::of(typed.as_ref(), flag, lookup);
-        one_machine(
-            text(&args.nnodes, "--nnodes"),
-            text(&args.node_rank, "--node-rank"),
-        )?;
         let processes = match text(&args.nproc_per_node, "--nproc-per-node") {
             None => 1,
             Some(given) => processes(&given)?,
@@ -41,6 +44,8 @@ impl Options {
         let max_restarts = text(&args.max_restarts, "--max-restarts");
         let max_restarts = max_restarts.map(|it| it.parse("a number")).transpose()?;
         let value = |given: Option<Given>| given.map(|it| it.value);
+        let conf = text(&args.rdzv_conf, "--rdzv-conf");
+        let waits = |key| conf.as_ref().map_or(Ok(None), |conf| seconds(conf, key));
         let log_dir = args.log_dir.clone();
         Ok(Self {
             processes,
@@ -50,6 +55,8 @@ impl Options {
             log_dir: log_dir
                 .or_else(|| value(Given::of(None, "--log-dir", lookup)).map(Into::into)),
             place: place(args, lookup)?,
+            join_timeout: waits("join_timeout")?.unwrap_or(JOIN_TIMEOUT),
+            last_call: waits("last_call_timeout")?.unwrap_or(LAST_CALL),
             role: value(text(&args.role, "--role")).unwrap_or_else(|| "default".to_owned()),
             module: is_set(args.module, "--module", lookup)?,
             no_python: is_set(args.no_python, "--no-python", lookup)?,
@@ -107,20 +114,18 @@ fn is_set(typed: bool, flag: &str, lookup: Lookup<'_>) -> Result<bool, Failure> 
     }
 }
 
-fn one_machine(nnodes: Option<Given>, node_rank: Option<Given>) -> Result<(), Failure> {
-    if let Some(given) = nnodes
-        && !matches!(given.value.as_str(), "1" | "1:1")
-    {
-        let why = "`cordee launch` starts processes on one machine; several come later";
-        return Err(given
-            .refused(why)
-            .with_hint("torchrun starts them on several; here it takes --nnodes 1, or none"));
-    }
-    match node_rank {
-        Some(given) if given.parse::<usize>("a number")? != 0 => {
-            Err(given.refused("there is one machine, and it is number 0; several come later"))
-        }
-        _ => Ok(()),
+/// The seconds that a key of torchrun's `--rdzv-conf` gives.
+fn seconds(conf: &Given, key: &str) -> Result<Option<Duration>, Failure> {
+    let pairs = conf
+        .value
+        .split(',')
+        .filter_map(|pair| pair.split_once('='));
+    let Some((_, value)) = pairs.into_iter().find(|(name, _)| name.trim() == key) else {
+        return Ok(None);
+    };
+    match value.trim().parse() {
+        Ok(seconds) => Ok(Some(Duration::from_secs(seconds))),
+        Err(_) => Err(conf.refused(&format!("{key} takes seconds"))),
     }
 }
 
@@ -166,7 +171,7 @@ fn place(args: &LaunchArgs, lookup: Lookup<'_>) -> Result<Wish, Failure> {
     let address = typed.address.or(set.address);
     let port = typed.port.or(set.port);
     Ok(Wish {
-        address: address.unwrap_or_else(|| "127.0.0.1".to_owned()),
+        address,
         port: port.filter(|port| *port != 0),
     })
 }
@@ -246,7 +251,7 @@ fn remarks(args: &LaunchArgs, lookup: Lookup<'_>) -> Result<Vec<String>, Failure
     let backend = Given::of(args.rdzv_backend.as_ref(), "--rdzv-backend", lookup);
     if let Some(given) = backend.filter(|it| it.value != "static") {
         remarks.push(format!(
-            "{} `{}` changes nothing: the processes of one machine need no rendezvous of their launchers",
+            "{} `{}` changes nothing: launchers of several machines meet in a way of their own",
             given.source, given.value
         ));
     }
@@ -305,8 +310,8 @@ mod tests {
         assert_eq!(found.log_dir, Some("/logs".into()));
         assert!(found.module && !found.no_python);
         assert_eq!(
-            (found.place.address.as_str(), found.place.port),
-            ("host", Some(29500))
+            (found.place.address.as_deref(), found.place.port),
+            (Some("host"), Some(29500))
         );
         let args = typed(|args| {
             args.nproc_per_node = Some(text("3"));
@@ -316,8 +321,8 @@ mod tests {
         let found = options(&args, &set).unwrap();
         assert_eq!((found.processes, found.max_restarts), (3, 0));
         assert_eq!(
-            (found.place.address.as_str(), found.place.port),
-            ("localhost", None)
+            (found.place.address.as_deref(), found.place.port),
+            (Some("localhost"), None)
         );
     }
 
@@ -326,8 +331,8 @@ mod tests {
         let found = options(&typed(|_| ()), &[("PET_MASTER_PORT", "")]).unwrap();
         assert_eq!((found.processes, found.max_restarts), (1, 0));
         assert_eq!(
-            (found.place.address.as_str(), found.place.port),
-            ("127.0.0.1", None)
+            (found.place.address.as_deref(), found.place.port),
+            (None, None)
         );
         assert_eq!((found.role.as_str(), found.remarks.len()), ("default", 0));
     }
@@ -341,7 +346,7 @@ mod tests {
             });
             options(&args, &[]).map(|it| (it.place.address, it.place.port))
         };
-        let expected = |address: &str, port| Ok((address.to_owned(), port));
+        let expected = |address: &str, port| Ok((Some(address.to_owned()), port));
         assert_eq!(place("host:5", None), expected("host", Some(5)));
         assert_eq!(place("host", None), expected("host", None));
         assert_eq!(place("host:0", Some("7")), expected("host", Some(7)));
@@ -357,10 +362,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_by_name() {
-        let cases: [(&str, &str, &str); 8] = [
-            ("PET_NNODES", "2", "several come later"),
-            ("PET_NNODES", "1:4", "several come later"),
-            ("PET_NODE_RANK", "1", "number 0"),
+        let cases: [(&str, &str, &str); 6] = [
+            (
+                "PET_RDZV_CONF",
+                "join_timeout=soon",
+                "join_timeout takes seconds",
+            ),
             ("PET_NPROC_PER_NODE", "0", "from 1 on"),
             ("PET_NPROC_PER_NODE", "many", "`gpu`, `cpu` or `auto`"),
             ("PET_MAX_RESTARTS", "-1", "a number"),

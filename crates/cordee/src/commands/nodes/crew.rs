@@ -96,6 +96,11 @@ impl Crew {
         })
     }
 
+    /// The most nodes that the job runs with.
+    pub(crate) fn most(&self) -> usize {
+        self.terms.most
+    }
+
     /// Addresses of this node, as others may reach it.
     pub(crate) fn addresses(&self) -> &[String] {
         self.coordinator.addresses()

@@ -27,6 +27,12 @@ const SLICE: Duration = Duration::from_millis(50);
 /// How often the first node is told how this one stands.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// Who hears the ranks of a node, and what tells how they stand.
+pub(crate) type Watching<'a> = (
+    &'a mut dyn Observer,
+    Box<dyn Fn() -> Vec<HungRank> + Sync + 'a>,
+);
+
 /// What a node does for a job.
 pub(crate) trait Follow {
     /// What the others need to know of this node for an attempt; made anew for each.
@@ -36,12 +42,7 @@ pub(crate) trait Follow {
     fn launch(&mut self, assignment: Value, agent: &Agent) -> Result<Launch, Failure>;
 
     /// Who hears the ranks, what tells how they stand for a verdict, and what tells it now and then.
-    fn watch(
-        &mut self,
-    ) -> (
-        Box<dyn Observer + '_>,
-        Box<dyn Fn() -> Vec<HungRank> + Sync + '_>,
-    );
+    fn watch(&mut self) -> Watching<'_>;
 
     /// Takes note of a line for whoever reads this node's output.
     fn note(&mut self, text: &str);
@@ -169,7 +170,7 @@ fn run(
         .context("counting requests")
         .map_err(|error| Failure::new(ExitCode::Environment, error))?;
     let done = AtomicBool::new(false);
-    let (mut observer, look) = work.watch();
+    let (observer, look) = work.watch();
     let (outcome, (seen, after)) = thread::scope(|scope| {
         let watch = || {
             let mut seen = Vec::new();
@@ -210,7 +211,7 @@ fn run(
             (seen, after)
         };
         let watching = scope.spawn(watch);
-        let outcome = ranks::see_through(&launch, observer.as_mut(), &own_stop);
+        let outcome = ranks::see_through(&launch, observer, &own_stop);
         done.store(true, Ordering::Relaxed);
         (outcome, watching.join().expect("watching does not panic"))
     });

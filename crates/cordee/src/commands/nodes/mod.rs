@@ -18,7 +18,7 @@ use cordee_protocol::Secret;
 
 use crate::{args::NodesArgs, failure::Failure};
 pub(crate) use crew::{Crew, Terms, parts, to_value};
-pub(crate) use follower::{Follow, follow};
+pub(crate) use follower::{Follow, Watching, follow};
 pub(crate) use report::Part;
 
 /// The place of this agent in a job on several nodes, and where they meet.

@@ -277,9 +277,11 @@ impl Supervisor<'_> {
             let ranks = members.iter().map(|member| member.info.workers).sum();
             if ranks != plan.world_size {
                 self.show.0.warning(&format!(
-                    "{ranks} ranks on {} nodes in place of {}: the data comes in the same order, and sums are added up in another",
+                    "{ranks} ranks in place of {}, on {} of {} nodes: the data comes in the same order, and sums are \
+                     added up in another",
+                    plan.world_size,
                     members.len(),
-                    plan.world_size
+                    self.training.crew.as_ref().map_or(1, Crew::most),
                 ));
                 plan = (self.training.plan_for)(ranks)?;
             }

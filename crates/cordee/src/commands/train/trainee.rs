@@ -4,7 +4,7 @@ use std::{
     io,
     net::TcpListener,
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::{Context, anyhow};
@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::station::{Assignment, Offer, Station};
 use crate::{
     commands::{
-        nodes::{Follow, to_value},
+        nodes::{Follow, Watching, to_value},
         ranks::Show,
     },
     failure::Failure,
@@ -23,8 +23,8 @@ use crate::{
 
 /// This node, and who reads what its ranks say.
 pub(super) struct Trainee<'a> {
-    pub(super) station: Station<'a>,
-    pub(super) show: Show,
+    station: Station<'a>,
+    listening: Listening,
     /// For the coming attempt.
     listeners: Vec<TcpListener>,
     running: Running,
@@ -35,14 +35,16 @@ pub(super) struct Trainee<'a> {
 struct Running {
     first_rank: usize,
     pages: Vec<StatusPage>,
-    pids: Mutex<Vec<u32>>,
 }
 
 impl<'a> Trainee<'a> {
     pub(super) fn new(station: Station<'a>, show: Show) -> Self {
         Self {
             station,
-            show,
+            listening: Listening {
+                show,
+                pids: Arc::default(),
+            },
             listeners: Vec::new(),
             running: Running::default(),
         }
@@ -52,7 +54,7 @@ impl<'a> Trainee<'a> {
 impl Trainee<'_> {
     /// The end of the job, as the first node told it.
     pub(super) fn end(mut self, code: u8, text: &str) -> Result<u8, Failure> {
-        let console = &mut self.show.0;
+        let console = &mut self.listening.show.0;
         console.finish();
         match ExitCode::from_code(i32::from(code)) {
             Some(ExitCode::Done | ExitCode::Requeue) => {
@@ -97,25 +99,20 @@ impl Follow for Trainee<'_> {
             .station
             .launch(assignment, listeners, Some(agent.secret()))?;
         self.running.pages = pages;
-        self.running.pids = Mutex::default();
+        self.listening.pids = Arc::default();
         Ok(launch)
     }
 
-    fn watch(
-        &mut self,
-    ) -> (
-        Box<dyn Observer + '_>,
-        Box<dyn Fn() -> Vec<HungRank> + Sync + '_>,
-    ) {
+    fn watch(&mut self) -> Watching<'_> {
         let Self {
             station,
-            show,
+            listening,
             running,
             ..
         } = self;
-        let running = &*running;
-        let look = || {
-            let pids = running.pids();
+        let pids = Arc::clone(&listening.pids);
+        let look = move || {
+            let pids = pids.lock().unwrap_or_else(PoisonError::into_inner).clone();
             // Those that have not been started yet have nothing to tell.
             let pages = running.pages.iter().zip(pids).enumerate();
             let rank = |(local, (page, pid)): (usize, (&StatusPage, u32))| {
@@ -128,36 +125,23 @@ impl Follow for Trainee<'_> {
             };
             pages.map(rank).collect()
         };
-        (Box::new(Listening { show, running }), Box::new(look))
+        (listening, Box::new(look))
     }
 
     fn note(&mut self, text: &str) {
-        self.show.0.note(text);
-    }
-}
-
-impl Running {
-    fn pids(&self) -> Vec<u32> {
-        self.pids
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.listening.show.0.note(text);
     }
 }
 
 /// Shows what ranks say, and remembers their processes.
-struct Listening<'a> {
-    show: &'a mut Show,
-    running: &'a Running,
+struct Listening {
+    show: Show,
+    pids: Arc<Mutex<Vec<u32>>>,
 }
 
-impl Observer for Listening<'_> {
+impl Observer for Listening {
     fn started(&mut self, _rank: usize, pid: u32) {
-        let mut pids = self
-            .running
-            .pids
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
         pids.push(pid);
     }
 
