@@ -23,6 +23,7 @@
 //! supervisor      one thread: endings, stop requests and deadlines in, signals out
 //! wait            one thread: hears which process ended, in order
 //! read            one thread a rank: pipes into the log file, then to the observer
+//! http page       one thread, where a caller asks for an [`HttpPage`]; no launch waits for it
 //! ```
 
 #![deny(unsafe_code)]
@@ -34,6 +35,7 @@ mod ending;
 mod error;
 mod hang;
 mod hierarchy;
+mod http;
 mod last_words;
 mod launch;
 mod lines;
@@ -68,6 +70,7 @@ mod worker_group;
 pub use ending::{Ending, Fate};
 pub use error::LaunchError;
 pub use hang::{Guilt, Hang, HungRank};
+pub use http::{Health, HttpPage, MetricsText, PageContent, PageError};
 pub use launch::{Launch, Watch, run};
 pub use observer::{Observer, Stream};
 pub use outcome::Outcome;
