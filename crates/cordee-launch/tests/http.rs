@@ -3,8 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "the whole file is a test")]
 
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         mpsc::{Receiver, Sender, channel},
@@ -178,18 +179,18 @@ fn the_page_loses_patience() {
     let (mut idle, mut deaf) = (connect(&page), connect(&page));
     deaf.write_all(b"GET /status HTTP/1.0\r\n\r\n").unwrap();
     deaf.peek(&mut [0]).unwrap();
+    // It comes last, so its time is up last, however often it sends something.
+    let (mut dripping, began) = (connect(&page), Instant::now());
+    while dripping.write_all(b"x").is_ok() {
+        assert!(began.elapsed() < LATE);
+        // A wait between bytes is what this client is about.
+        std::thread::sleep(Duration::from_millis(100));
+    }
     assert_eq!(
         idle.read(&mut [0]).unwrap(),
         0,
         "it is closed, not answered"
     );
-
-    // The other was let in later, and its time begins with the answer.
-    let mut dripping = connect(&page);
-    while dripping.write_all(b"x").is_ok() {
-        // A wait between bytes is what this client is about.
-        std::thread::sleep(Duration::from_millis(100));
-    }
     let mut answer = Vec::new();
     let _ = deaf.read_to_end(&mut answer);
     assert!(answer.len() < LARGE, "the answer was cut off");
@@ -270,6 +271,54 @@ fn an_address_that_is_taken_is_named_with_advice() {
         "{error}"
     );
     assert!(error.hint().unwrap().contains("another program"));
+}
+
+#[test]
+#[ignore = "runs as a child of the test below"]
+fn serves_with_few_descriptors() {
+    let few = rustix::process::Rlimit {
+        current: Some(16),
+        maximum: Some(16),
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, few).unwrap();
+    let page = serve(Arc::new(Content::default()));
+    println!("\nport {}", page.local_addr().port());
+    // Until the parent is done.
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+#[test]
+fn idle_clients_that_take_the_last_descriptors_hold_up_nobody() {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "serves_with_few_descriptors",
+            "--exact",
+            "--ignored",
+            "--nocapture",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    let port = lines.find_map(|line| line.unwrap().strip_prefix("port ")?.parse().ok());
+    let address = SocketAddr::from(([127, 0, 0, 1], port.unwrap()));
+    let _idle: Vec<_> = (0..40)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+
+    let (began, mut answer) = (Instant::now(), String::new());
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LATE)).unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").unwrap();
+    stream.read_to_string(&mut answer).unwrap();
+    let took = began.elapsed();
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    assert!(
+        answer.ends_with("\r\n\r\nok\n") && took < PROMPT,
+        "{took:?}: {answer}"
+    );
 }
 
 /// Content that says when it is asked, and answers when it may.

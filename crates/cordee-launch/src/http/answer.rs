@@ -189,6 +189,8 @@ fn is_no_name_of_others(authority: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::http::{Health, MetricsText};
 
@@ -317,5 +319,17 @@ mod tests {
             assert!(desk.answer(&whole[..length]).is_none(), "{length}");
         }
         assert!(desk.answer(whole).unwrap().starts_with(b"HTTP/1.1 200"));
+    }
+    proptest! {
+        #[test]
+        fn whatever_comes_is_waited_for_or_answered(
+            start in prop::sample::select(vec!["", "GET /metrics HTTP/1.1\r\nHost: ", "HEAD http://", "\r\n\r\n"]),
+            bytes in prop::collection::vec(any::<u8>(), 0..2 * LENGTH),
+        ) {
+            let sent = [start.as_bytes(), &bytes].concat();
+            let answer = Desk::new(Arc::new(Content), true).answer(&sent);
+            prop_assert!(answer.is_some() || sent.len() < LENGTH);
+            prop_assert!(answer.is_none_or(|it| it.starts_with(b"HTTP/1.1 ")));
+        }
     }
 }

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 
 use super::{answer::Desk, connection::Connection};
 
@@ -77,7 +80,7 @@ impl Server {
         polled.extend(self.connections.iter().map(Connection::polled));
         match poll(&mut polled, timeout.as_ref()) {
             // A signal was handled: nobody is ready, and time has passed.
-            Err(rustix::io::Errno::INTR) => return Some(Vec::new()),
+            Err(Errno::INTR) => return Some(Vec::new()),
             // Out of memory for the call, at worst. Without the pause this would be a busy loop.
             Err(_) => std::thread::sleep(PAUSE),
             Ok(_) => {}
@@ -96,14 +99,18 @@ impl Server {
                     };
                     // Most requests are there already.
                     if connection.advance(&self.desk, now) {
-                        self.make_room();
+                        if self.connections.len() == CONNECTIONS {
+                            self.close_one();
+                        }
                         self.connections.push(connection);
                     }
                 }
-                Err(error) => match error.kind() {
-                    std::io::ErrorKind::WouldBlock => return,
+                Err(error) => match Errno::from_io_error(&error) {
+                    Some(Errno::AGAIN) => return,
                     // The client thought better of it.
-                    std::io::ErrorKind::ConnectionAborted | std::io::ErrorKind::Interrupted => {}
+                    Some(Errno::CONNABORTED | Errno::INTR) => {}
+                    // Idle clients may have taken the last descriptors.
+                    Some(Errno::MFILE | Errno::NFILE) if self.close_one() => {}
                     _ => {
                         self.closed_until = Some(now + PAUSE);
                         return;
@@ -113,15 +120,13 @@ impl Server {
         }
     }
 
-    /// Closes the connection whose time is up first, where there are as many as there may be.
-    fn make_room(&mut self) {
-        if self.connections.len() < CONNECTIONS {
-            return;
-        }
+    /// Closes the connection whose time is up first; `false` where there is none.
+    fn close_one(&mut self) -> bool {
         let deadlines = self.connections.iter().map(Connection::deadline);
         let first = deadlines.enumerate().min_by_key(|(_, deadline)| *deadline);
-        if let Some((index, _)) = first {
+        first.is_some_and(|(index, _)| {
             self.connections.swap_remove(index);
-        }
+            true
+        })
     }
 }
