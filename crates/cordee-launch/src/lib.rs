@@ -25,6 +25,7 @@
 //! supervisor      one thread: endings, stop requests and deadlines in, signals out
 //! wait            one thread: hears which process ended, in order
 //! read            one thread a rank: pipes into the log file, then to the observer
+//! http page       one thread, where a caller asks for an [`HttpPage`]; no launch waits for it
 //! ```
 
 #![deny(unsafe_code)]
@@ -36,6 +37,7 @@ mod ending;
 mod error;
 mod hang;
 mod hierarchy;
+mod http;
 mod identity;
 mod last_words;
 mod launch;
@@ -72,6 +74,7 @@ mod worker_group;
 pub use ending::{Ending, Fate};
 pub use error::LaunchError;
 pub use hang::{Guilt, Hang, HungRank};
+pub use http::{Health, HttpPage, MetricsText, PageContent, PageError};
 pub use identity::{Flags, Identity, IdentityError, Lookup};
 pub use launch::{Launch, Own, Watch, World, run};
 pub use observer::{Observer, Stream};

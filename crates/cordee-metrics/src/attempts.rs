@@ -213,6 +213,9 @@ documented! {
         pub steps: u64,
         /// Every rank.
         pub ranks: Vec<RankStatus>,
+        /// Every machine of a job on several; empty on one.
+        #[serde(default)]
+        pub nodes: Vec<NodeStatus>,
         /// Where the time of this attempt has gone so far.
         pub ledger: Ledger,
     }
@@ -238,6 +241,9 @@ documented! {
     pub struct RankStatus {
         /// The rank.
         pub rank: usize,
+        /// The node that it runs on, as `nodes` counts them.
+        #[serde(default)]
+        pub node: usize,
         /// Its process.
         pub pid: u32,
         /// Its GPU, where it has one.
@@ -254,6 +260,23 @@ documented! {
         pub quiet_s: f64,
         /// The collective that it waits in, such as `all_reduce #17 of 4194304 bytes`.
         pub waits_in: Option<String>,
+    }
+}
+
+documented! {
+    /// How a machine of a job on several stands.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    pub struct NodeStatus {
+        /// Its number in the job.
+        pub node: usize,
+        /// Its name.
+        pub host: String,
+        /// What it is to the job: `member`, `spare`, `waiting` or `lost`.
+        pub state: String,
+        /// Seconds since it was last heard of.
+        pub heard_s: f64,
+        /// Ranks that it runs.
+        pub ranks: usize,
     }
 }
 
@@ -342,6 +365,17 @@ mod tests {
         close(ledger.effective(), 0.7);
         close((ledger + ledger).total_s(), 20.0);
         assert!(Ledger::default().effective().is_nan());
+    }
+
+    /// `cordee status` reads runs that an older launcher trains.
+    #[test]
+    fn a_status_from_before_there_were_nodes_reads() {
+        let text = r#"{"time":1.5,"host":"a","launcher_pid":7,"attempt":1,"state":"running","steps":9,"ranks":[
+            {"rank":1,"pid":8,"device":null,"process":"running","phase":"training","step":3,"phase_s":0.1,
+            "quiet_s":0.2,"waits_in":null}],"ledger":{"training_s":1.0,"evaluation_s":0.0,"start_s":0.0,
+            "load_s":0.0,"save_s":0.0,"recomputation_s":0.0,"down_s":0.0}}"#;
+        let status: RunStatus = serde_json::from_str(text).unwrap();
+        assert_eq!((status.ranks[0].node, status.nodes), (0, Vec::new()));
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! refuses stays in memory until there is room. Other sinks drop what they cannot keep up with,
 //! and count it.
 //!
-//! The launcher has records of its own: [`Attempts`] and [`RunStatus`].
+//! The launcher has records of its own: [`Attempts`] and [`RunStatus`]; [`RunFigures`] is how a run
+//! stands as Prometheus collects it.
 //!
 //! This crate does not know what a model, a rank process or a console is, and decides nothing.
 
@@ -21,6 +22,7 @@ mod event;
 mod jsonl;
 mod lossy;
 mod number;
+mod prometheus;
 mod read;
 mod record;
 mod recorder;
@@ -28,12 +30,13 @@ mod reference;
 mod tensorboard;
 
 pub use attempts::{
-    ATTEMPTS_FILE, AttemptEvent, AttemptRecord, Attempts, FailureRecord, Ledger, Outcome,
-    RankStatus, RunState, RunStatus, STATUS_FILE,
+    ATTEMPTS_FILE, AttemptEvent, AttemptRecord, Attempts, FailureRecord, Ledger, NodeStatus,
+    Outcome, RankStatus, RunState, RunStatus, STATUS_FILE,
 };
 pub use error::MetricsError;
 pub use event::{Event, EventKind, SourceEvaluation};
 pub use jsonl::JsonLines;
+pub use prometheus::{Exposition, RunFigures, TrainingFigures};
 pub use read::{last_step, read_events, read_steps};
 pub use record::{StepRecord, TIMING_FIELDS};
 pub use recorder::{EVENTS_FILE, METRICS_FILE, Recorder, TENSORBOARD_FOLDER, append_event};

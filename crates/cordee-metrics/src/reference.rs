@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::documented::Field;
 use crate::{
-    AttemptEvent, AttemptRecord, Event, EventKind, FailureRecord, Ledger, RankStatus, RunStatus,
-    SourceEvaluation, StepRecord, TIMING_FIELDS,
+    AttemptEvent, AttemptRecord, Event, EventKind, FailureRecord, Ledger, NodeStatus, RankStatus,
+    RunStatus, SourceEvaluation, StepRecord, TIMING_FIELDS, prometheus,
 };
 
 /// A Markdown page that says what each field of the files of a run means.
@@ -27,6 +27,7 @@ pub fn reference() -> String {
         }
     }
     attempts(&mut page);
+    collected(&mut page);
     page
 }
 
@@ -61,6 +62,21 @@ fn attempts(page: &mut String) {
         "\n`state` is `running`, `stopping`, `restarting` or `ended`. Each of `ranks` has:\n\n",
     );
     table(page, RankStatus::FIELDS.iter());
+    page.push_str("\nEach of `nodes` has:\n\n");
+    table(page, NodeStatus::FIELDS.iter());
+}
+
+/// What is not in a file.
+fn collected(page: &mut String) {
+    page.push_str(
+        "\n## What Prometheus collects\n\nWhere launchers serve a page over HTTP, its `/metrics` has these, in the \
+         text format of Prometheus or as OpenMetrics, whichever is asked for. Names that end with `_total` are \
+         counters, with `_info` labels alone; all others are gauges. What is not known is absent.\n\n\
+         | metric | meaning |\n| --- | --- |\n",
+    );
+    for (name, text) in prometheus::rows() {
+        let _ = writeln!(page, "| `{name}` | {text} |");
+    }
 }
 
 const INTRODUCTION: &str = "\

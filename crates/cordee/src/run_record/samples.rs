@@ -104,6 +104,7 @@ pub(crate) fn attempts(outcome: Option<Outcome>) -> Vec<AttemptRecord> {
 pub(crate) fn status(state: RunState) -> RunStatus {
     let rank = |rank: usize| RankStatus {
         rank,
+        node: 0,
         pid: 4250 + rank as u32,
         device: None,
         process: "running".to_owned(),
@@ -121,6 +122,7 @@ pub(crate) fn status(state: RunState) -> RunStatus {
         state,
         steps: 320,
         ranks: vec![rank(0), rank(1)],
+        nodes: Vec::new(),
         ledger: Ledger {
             training_s: 20.0,
             start_s: 1.0,

@@ -158,6 +158,7 @@ impl Board {
             let waits_in = status.call.filter(CallStatus::is_under_way);
             RankStatus {
                 rank,
+                node: 0,
                 pid,
                 device: self.attempt.devices.get(rank).cloned(),
                 process: ProcessState::of(pid).to_string(),
@@ -176,6 +177,7 @@ impl Board {
             state,
             steps: self.attempt.steps,
             ranks: self.attempt.pages.iter().enumerate().map(rank).collect(),
+            nodes: Vec::new(),
             ledger,
         }
     }
