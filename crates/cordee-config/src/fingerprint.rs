@@ -40,6 +40,15 @@ pub(crate) fn fingerprint(config: &Config) -> String {
     format!("{:032x}", fnv1a_128(decisive(config).as_bytes()))
 }
 
+/// Every value that decides the result, by its key: what [`differences`] compares.
+pub fn decisive_values(config: &Config) -> Vec<(String, String)> {
+    let text = decisive(config);
+    let pairs = text.lines().filter_map(|line| line.split_once('='));
+    pairs
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
 /// What two configs decide differently, as `key: before -> after`.
 pub fn differences(before: &Config, after: &Config) -> Vec<String> {
     let (before, after) = (decisive(before), decisive(after));

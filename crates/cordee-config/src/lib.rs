@@ -32,7 +32,7 @@ mod validate;
 mod tests;
 
 pub use diagnostic::{ConfigError, Diagnostic, Excerpt, Location};
-pub use fingerprint::differences;
+pub use fingerprint::{decisive_values, differences};
 pub use load::{Loaded, from_sets, load};
 pub use plan::{Machine, Plan};
 pub use reference::reference;

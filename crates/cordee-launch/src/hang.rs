@@ -38,6 +38,8 @@ pub struct HungRank {
     pub phase: cordee_protocol::Phase,
     /// The step that it is at.
     pub step: u64,
+    /// Seconds since it began to do that.
+    pub phase_s: f64,
     /// Seconds since it last got anything done.
     pub quiet_s: f64,
     /// The last collective that it began.
@@ -63,6 +65,7 @@ impl HungRank {
             process: ProcessState::of(pid),
             phase: status.phase,
             step: status.step,
+            phase_s: status.phase_for.as_secs_f64(),
             quiet_s: status.quiet_for.as_secs_f64(),
             call: status.call,
             threads: Vec::new(),
@@ -429,6 +432,7 @@ mod tests {
             process,
             phase: Phase::Training,
             step: 412,
+            phase_s: 70.0,
             quiet_s: 62.0,
             call: (begun > 0).then(|| CallStatus {
                 sequence: begun,

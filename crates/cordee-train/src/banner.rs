@@ -108,15 +108,17 @@ fn ranks(run: &Run<'_>) -> String {
     let (ranks, config) = (run.plan.world_size, &run.plan.config);
     match run.compute.device.facts() {
         None => format!(
-            "{ranks} on the CPU, {} each, shared memory",
-            threads(config.parallel.threads.unwrap_or(1))
+            "{ranks} on the CPU, {} each, {}",
+            threads(config.parallel.threads.unwrap_or(1)),
+            run.transport
         ),
         Some(gpu) => format!(
-            "{ranks}, rank 0 on GPU {}: {}, {:.0} GiB, {} multiprocessors",
+            "{ranks}, rank 0 on GPU {}: {}, {:.0} GiB, {} multiprocessors, {}",
             gpu.ordinal,
             gpu.name,
             gpu.memory as f64 / f64::from(1 << 30),
-            gpu.multiprocessors
+            gpu.multiprocessors,
+            run.transport
         ),
     }
 }

@@ -39,6 +39,8 @@ pub struct Run<'a> {
     pub plan: &'a Plan,
     /// Where to compute, and in which numbers.
     pub compute: &'a Compute,
+    /// What moves the bytes between ranks, in words.
+    pub transport: &'a str,
     /// The tokenised data.
     pub corpus: &'a Corpus,
     /// Where the run keeps everything it writes.

@@ -3,7 +3,7 @@
 mod launch;
 mod runs;
 
-use std::{path::PathBuf, str::FromStr};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cordee_config::{ByteSize, ComputePrecision, DeviceChoice};
@@ -127,6 +127,10 @@ pub(crate) struct TrainArgs {
     pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) nodes: NodesArgs,
+    /// Serve /healthz, /metrics for Prometheus and /status, of this machine's ranks, and on machine 0 of
+    /// all; without an address on a free port of the loopback.
+    #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:0")]
+    pub(crate) http: Option<SocketAddr>,
 }
 
 /// What `cordee generate` takes.

@@ -1,5 +1,6 @@
 //! `cordee train`: check everything that can be checked, start the ranks, show what they tell.
 
+mod agent_page;
 mod attempts;
 mod board;
 mod ledger;
@@ -46,6 +47,7 @@ use crate::{
     run_dir::{RUNS, RunDir, replace},
     worker_program,
 };
+use agent_page::AgentPage;
 use attempts::Training;
 use station::Station;
 use trainee::Trainee;
@@ -92,12 +94,20 @@ pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
     if let Some(told) = told {
         console.note(&told);
     }
+    let name = dir
+        .as_ref()
+        .map_or(Path::new(loaded.name()), |(run, _)| run.path());
+    let name = name.file_name().unwrap_or_default().to_string_lossy();
+    let (page, _served) = AgentPage::open(&name, args.http)?;
+    if let Some(served) = &_served {
+        console.note(&format!("served at http://{}", served.local_addr()));
+    }
     let terms = placed.terms(&plan);
     let fingerprint = || fingerprint(&plan_for(1).unwrap_or_else(|_| plan.clone()), &corpus);
     let Some((run, named)) = dir else {
         preparing.store(false, Ordering::Relaxed);
         let nodes = placed.nodes.context("who follows is one of several")?;
-        let mut trainee = Trainee::new(station, Show(console));
+        let mut trainee = Trainee::new(station, Show(console), page);
         let (code, text) = nodes::follow(
             &nodes,
             &terms,
@@ -144,6 +154,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
         last_step,
         stop,
         begun,
+        page,
         crew,
         plan_for: &plan_for,
     };
@@ -191,13 +202,18 @@ fn check_vocabulary(plan: &Plan, corpus: &Corpus) -> Result<(), Failure> {
 
 /// What has to be alike on all nodes, or they would not compute the same run.
 fn fingerprint(plan: &Plan, corpus: &Corpus) -> Result<Fingerprint, Failure> {
-    Ok(Fingerprint::new([
-        ("version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("program", worker_program::hash()?),
-        ("device", plan.device.name().to_owned()),
-        ("config", plan.fingerprint.clone()),
-        ("data", corpus.fingerprint().to_owned()),
-    ]))
+    let name = |name: &str, value: String| (name.to_owned(), value);
+    let mut entries = vec![
+        name("the version", env!("CARGO_PKG_VERSION").to_owned()),
+        name("the program's hash", worker_program::hash()?),
+        name("the device", plan.device.name().to_owned()),
+    ];
+    entries.extend(cordee_config::decisive_values(&plan.config));
+    entries.push(name(
+        "the hash of the data",
+        corpus.fingerprint().to_owned(),
+    ));
+    Ok(Fingerprint::new(entries))
 }
 
 /// Ends the program at once if it is asked to stop while `preparing` is true: there is nothing to save.

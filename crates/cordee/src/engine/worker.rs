@@ -117,6 +117,7 @@ fn run_rank(environment: &WorkerEnvironment, messages: &Messages) -> anyhow::Res
         Task::Train(task) => {
             let rank = Rank {
                 compute: &compute,
+                transport: &transport,
                 messages,
                 stop: &stop,
                 status: &status,
@@ -195,6 +196,7 @@ pub(super) fn open_device(kind: DeviceKind, ordinal: usize) -> anyhow::Result<De
 /// What a rank trains with.
 struct Rank<'a> {
     compute: &'a Compute,
+    transport: &'a str,
     messages: &'a Messages,
     stop: &'a AtomicBool,
     status: &'a StatusPage,
@@ -209,6 +211,7 @@ fn run_training(
     let run = Run {
         plan: &task.plan,
         compute: rank.compute,
+        transport: rank.transport,
         corpus: &corpus,
         run_dir: &task.run_dir,
         resume: task.resume.as_deref(),

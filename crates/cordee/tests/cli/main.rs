@@ -14,6 +14,7 @@ mod fixture;
 mod init_from;
 mod interruption;
 mod launch;
+mod nodes;
 mod output;
 mod plan;
 mod resume;

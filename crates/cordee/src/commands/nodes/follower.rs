@@ -44,6 +44,11 @@ pub(crate) trait Follow {
     /// Who hears the ranks, what tells how they stand for a verdict, and what tells it now and then.
     fn watch(&mut self) -> Watching<'_>;
 
+    /// Hears that the first node is lost and why, or that it is found.
+    fn leader_lost(&mut self, why: Option<&str>) {
+        let _ = why;
+    }
+
     /// Takes note of a line for whoever reads this node's output.
     fn note(&mut self, text: &str);
 }
@@ -86,6 +91,7 @@ pub(crate) fn follow(
             nodes.node,
             agent.coordinator()
         ));
+        work.leader_lost(None);
         match serve(&agent, work, stop)? {
             Served::Finished(code, text) => return Ok((code, text)),
             Served::Lost(why) if stop.count() > 0 => {
@@ -93,6 +99,7 @@ pub(crate) fn follow(
             }
             Served::Lost(why) => {
                 work.note(&format!("the first node is lost: {why}; looking for it"));
+                work.leader_lost(Some(&why));
                 // A network that was cut heals, and a first node that was killed may be started again.
                 options.join_timeout = 2 * terms.node_timeout;
                 lost = Some(why);

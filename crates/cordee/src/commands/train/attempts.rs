@@ -21,6 +21,7 @@ use cordee_metrics::{
 use cordee_protocol::ExitCode;
 
 use super::{
+    agent_page::AgentPage,
     board::{Attempt, Board},
     ledger::Standing,
     records::{self, Records},
@@ -49,6 +50,8 @@ pub(super) struct Training<'a> {
     pub(super) stop: StopRequests,
     /// When the launcher started.
     pub(super) begun: Instant,
+    /// What whoever watches the launcher is shown.
+    pub(super) page: Arc<AgentPage>,
     /// The other nodes, if there may be some.
     pub(super) crew: Option<Crew>,
     /// The plan for so many ranks.
@@ -169,6 +172,7 @@ impl Supervisor<'_> {
             show: &mut self.show,
             records: &mut self.records,
             board: &board,
+            page: &self.training.page,
             started: Some(started),
             remarks: Vec::new(),
             step: resumed.unwrap_or(0),
@@ -235,6 +239,7 @@ impl Supervisor<'_> {
                 before: self.since.elapsed(),
                 after_failure: self.after_failure,
                 stop: self.training.stop.clone(),
+                page: Arc::clone(&self.training.page),
             });
             return Ok(Some(Ready {
                 launch,
@@ -375,6 +380,7 @@ impl Supervisor<'_> {
 
     fn tell_restart(&mut self, report: &FailureReport, counted: usize) {
         let launch = &self.training.plan.config.launch;
+        self.training.page.restarted();
         self.show.0.finish();
         self.show.0.failure(&format!(
             "{}\nrestarting from the newest checkpoint (restart {counted} of {} in {})",

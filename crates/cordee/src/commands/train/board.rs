@@ -12,11 +12,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cordee_launch::{HungRank, ProcessState, StopRequests, rendezvous::NodeState};
-use cordee_metrics::{Ledger, RankStatus, RunState, RunStatus, unix_time};
+use cordee_launch::{
+    HungRank, ProcessState, StopRequests,
+    rendezvous::{NodeState, Standing as Place},
+};
+use cordee_metrics::{Ledger, NodeStatus, RankStatus, RunState, RunStatus, unix_time};
 use cordee_protocol::{CallStatus, StatusPage};
 
-use super::ledger::{Span, Standing, ledger};
+use super::{
+    agent_page::{AgentPage, rank_status},
+    ledger::{Span, Standing, ledger},
+};
 
 /// How often the status is written.
 const EVERY: Duration = Duration::from_secs(1);
@@ -35,6 +41,7 @@ pub(super) struct Attempt {
     pub(super) before: Duration,
     pub(super) after_failure: bool,
     pub(super) stop: StopRequests,
+    pub(super) page: Arc<AgentPage>,
 }
 
 /// Keeps `status.json` up to date.
@@ -77,6 +84,37 @@ impl Board {
     /// Takes note of how all nodes stand.
     pub(super) fn tell_of(&self, nodes: &[NodeState]) {
         *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes.to_vec();
+    }
+
+    /// How they stand, and their ranks.
+    fn others(&self) -> (Vec<NodeStatus>, Vec<RankStatus>) {
+        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ranks = Vec::new();
+        let node = |state: &NodeState| {
+            let node = state.info.node;
+            let told = state
+                .status
+                .clone()
+                .filter(|_| state.standing == Place::Member);
+            let told: Vec<HungRank> = told
+                .and_then(|told| serde_json::from_value(told).ok())
+                .unwrap_or_default();
+            ranks.extend(told.iter().map(|rank| rank_status(rank, node)));
+            NodeStatus {
+                node,
+                host: state.info.host.clone(),
+                state: match state.standing {
+                    Place::Waiting => "waiting",
+                    Place::Member => "member",
+                    Place::Spare => "spare",
+                    Place::Lost(_) => "lost",
+                }
+                .to_owned(),
+                heard_s: state.silent.as_secs_f64(),
+                ranks: state.info.workers,
+            }
+        };
+        (nodes.iter().map(node).collect(), ranks)
     }
 
     /// Takes note of a rank that was started; the last one starts the writing.
@@ -137,10 +175,13 @@ impl Board {
             self.status(state, self.ledger(Standing::Running))
         };
         loop {
+            let status = now();
+            self.attempt.page.show(&status);
             // A disk that is full is told of by others.
-            let _ = now().write(&self.attempt.run_dir);
+            let _ = status.write(&self.attempt.run_dir);
             match orders.recv_timeout(EVERY) {
                 Ok((status, written)) => {
+                    self.attempt.page.show(&status);
                     let _ = status.write(&self.attempt.run_dir);
                     let _ = written.send(());
                     return;
@@ -153,6 +194,7 @@ impl Board {
 
     fn status(&self, state: RunState, ledger: Ledger) -> RunStatus {
         let pids = self.pids();
+        let (nodes, others) = self.others();
         let rank = |(rank, page): (usize, &StatusPage)| {
             let (pid, status) = (pids[rank], page.read());
             let waits_in = status.call.filter(CallStatus::is_under_way);
@@ -176,8 +218,11 @@ impl Board {
             attempt: self.attempt.number,
             state,
             steps: self.attempt.steps,
-            ranks: self.attempt.pages.iter().enumerate().map(rank).collect(),
-            nodes: Vec::new(),
+            ranks: {
+                let own = self.attempt.pages.iter().enumerate().map(rank);
+                own.chain(others).collect()
+            },
+            nodes,
             ledger,
         }
     }

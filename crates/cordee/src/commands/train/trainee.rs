@@ -9,16 +9,21 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use cordee_launch::{HungRank, Launch, Observer, Stream, rendezvous::Agent};
+use cordee_metrics::{Ledger, RunState, RunStatus, unix_time};
 use cordee_protocol::{ExitCode, StatusPage, WorkerMessage};
 use serde_json::Value;
 
-use super::station::{Assignment, Offer, Station};
+use super::{
+    agent_page::{AgentPage, rank_status},
+    station::{Assignment, Offer, Station},
+};
 use crate::{
     commands::{
         nodes::{Follow, Watching, to_value},
         ranks::Show,
     },
     failure::Failure,
+    job::Task,
 };
 
 /// This node, and who reads what its ranks say.
@@ -28,17 +33,21 @@ pub(super) struct Trainee<'a> {
     /// For the coming attempt.
     listeners: Vec<TcpListener>,
     running: Running,
+    page: Arc<AgentPage>,
 }
 
 /// The ranks of the attempt at hand.
 #[derive(Default)]
 struct Running {
     first_rank: usize,
+    node: usize,
+    attempt: usize,
+    steps: u64,
     pages: Vec<StatusPage>,
 }
 
 impl<'a> Trainee<'a> {
-    pub(super) fn new(station: Station<'a>, show: Show) -> Self {
+    pub(super) fn new(station: Station<'a>, show: Show, page: Arc<AgentPage>) -> Self {
         Self {
             station,
             listening: Listening {
@@ -47,6 +56,7 @@ impl<'a> Trainee<'a> {
             },
             listeners: Vec::new(),
             running: Running::default(),
+            page,
         }
     }
 }
@@ -93,6 +103,10 @@ impl Follow for Trainee<'_> {
                 }
             }
         }
+        (self.running.node, self.running.attempt) = (assignment.node, assignment.attempt);
+        if let Task::Train(task) = &assignment.job.task {
+            self.running.steps = task.last_step;
+        }
         self.running.first_rank = assignment.ranks[..assignment.node].iter().sum();
         let listeners = std::mem::take(&mut self.listeners);
         let (launch, pages) = self
@@ -108,6 +122,7 @@ impl Follow for Trainee<'_> {
             station,
             listening,
             running,
+            page,
             ..
         } = self;
         let pids = Arc::clone(&listening.pids);
@@ -123,13 +138,40 @@ impl Follow for Trainee<'_> {
                     page.read(),
                 )
             };
-            pages.map(rank).collect()
+            let ranks: Vec<_> = pages.map(rank).collect();
+            page.show(&running.status(station, &ranks));
+            ranks
         };
         (listening, Box::new(look))
     }
 
+    fn leader_lost(&mut self, why: Option<&str>) {
+        self.page
+            .ill(why.map(|why| format!("the first node is lost: {why}")));
+    }
+
     fn note(&mut self, text: &str) {
         self.listening.show.0.note(text);
+    }
+}
+
+impl Running {
+    /// How this node stands, which knows of no other.
+    fn status(&self, station: &Station<'_>, ranks: &[HungRank]) -> RunStatus {
+        RunStatus {
+            time: unix_time(),
+            host: station.host.clone(),
+            launcher_pid: std::process::id(),
+            attempt: self.attempt,
+            state: RunState::Running,
+            steps: self.steps,
+            ranks: ranks
+                .iter()
+                .map(|rank| rank_status(rank, self.node))
+                .collect(),
+            nodes: Vec::new(),
+            ledger: Ledger::default(),
+        }
     }
 }
 

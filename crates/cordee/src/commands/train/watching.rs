@@ -6,7 +6,7 @@ use cordee_launch::{Observer, Stream};
 use cordee_metrics::AttemptEvent;
 use cordee_protocol::WorkerMessage;
 
-use super::{board::Board, records::Records};
+use super::{agent_page::AgentPage, board::Board, records::Records};
 use crate::commands::ranks::Show;
 
 /// The observer of one attempt.
@@ -14,6 +14,7 @@ pub(super) struct Watching<'a> {
     pub(super) show: &'a mut Show,
     pub(super) records: &'a mut Records,
     pub(super) board: &'a Arc<Board>,
+    pub(super) page: &'a AgentPage,
     /// What is written down once all ranks have started, but for their processes.
     pub(super) started: Option<Started>,
     /// What this machine does not allow.
@@ -55,7 +56,10 @@ impl Observer for Watching<'_> {
 
     fn message(&mut self, rank: usize, message: WorkerMessage) {
         match &message {
-            WorkerMessage::Step(progress) => self.step = progress.step,
+            WorkerMessage::Step(progress) => {
+                self.step = progress.step;
+                self.page.step(progress);
+            }
             WorkerMessage::Checkpoint { step, .. } => self.checkpoint = Some(*step),
             _ => {}
         }
