@@ -46,7 +46,7 @@ pub struct Identity {
     pub local: usize,
     /// How many those are.
     pub locals: usize,
-    /// What the job is called; another name when it is started again by its scheduler.
+    /// What the job is called, by who started it.
     pub job: Option<String>,
     /// Where agent 0 listens, if that was named.
     pub endpoint: Option<(String, u16)>,

@@ -90,10 +90,9 @@ fn torchrun(read: &Read<'_>) -> Result<Option<Seen>, IdentityError> {
     let locals = read
         .number("LOCAL_WORLD_SIZE")?
         .map_or(size.value, |fact| fact.value);
-    let restarts = read.text("TORCHELASTIC_RESTART_COUNT").unwrap_or_default();
     let job = read
         .text("TORCHELASTIC_RUN_ID")
-        .map(|id| format!("torchrun-{id}-{restarts}"));
+        .map(|id| format!("torchrun-{id}"));
     Ok(Some(Seen {
         source: "torchrun",
         node: Some(rank),
@@ -129,10 +128,7 @@ fn slurm(read: &Read<'_>, remarks: &mut Vec<String>) -> Result<Option<Seen>, Ide
             "this is a heterogeneous job of Slurm (SLURM_HET_SIZE is set), whose parts count their nodes each by itself",
         ));
     }
-    let restarts = read
-        .text("SLURM_RESTART_COUNT")
-        .unwrap_or_else(|| "0".to_owned());
-    let job = Some(format!("slurm-{job}-{step}-{restarts}"));
+    let job = Some(format!("slurm-{job}-{step}"));
     let tasks = read.first(&["SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_NPROCS"])?;
     let many = match (&tasks, &nodes) {
         (Some(tasks), Some(nodes)) => tasks.value > nodes.value,

@@ -277,13 +277,23 @@ impl Coordinator {
 
     /// Tells all agents that the job is over and how, and waits until they have left, for a short time.
     pub fn finish(self, code: u8, text: &str) {
-        let until = Instant::now() + FAREWELL;
+        self.say_farewell(code, text, Duration::ZERO);
+    }
+
+    /// The same of a job that came to nothing: whoever joins within the time is told, too.
+    pub fn refuse_all(self, code: u8, text: &str, within: Duration) {
+        self.say_farewell(code, text, within);
+    }
+
+    fn say_farewell(&self, code: u8, text: &str, open_for: Duration) {
+        let open_until = Instant::now() + open_for;
+        let until = open_until + FAREWELL;
         let Ok(mut state) = self.state() else {
             return;
         };
         state.store.finish(code, text.to_owned());
         self.shared.wake();
-        while !state.store.is_empty() {
+        while Instant::now() < open_until || !state.store.is_empty() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;

@@ -11,6 +11,7 @@ mod watching;
 
 use std::{
     env,
+    fs::File,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -23,7 +24,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use cordee_config::{DeviceKind, Loaded, Machine, Plan};
 use cordee_data::Corpus;
-use cordee_launch::{Outcome, rendezvous::Fingerprint};
+use cordee_launch::{HttpPage, Outcome, StopRequests, rendezvous::Fingerprint};
 use cordee_protocol::ExitCode;
 use fs_err as fs;
 use signal_hook::{
@@ -33,7 +34,7 @@ use signal_hook::{
 
 use super::{
     config::load,
-    nodes::{self, Crew},
+    nodes::{self, Crew, Follow, Nodes, Placed},
     prepare::prepare_data,
     ranks::{self, Show},
     resume::Course,
@@ -82,84 +83,183 @@ pub(crate) fn run(args: &TrainArgs) -> Result<u8, Failure> {
     for remark in &placed.remarks {
         console.note(remark);
     }
-    let follows = placed.nodes.as_ref().is_some_and(|nodes| !nodes.leads());
-    let dir = if follows {
-        None
-    } else {
-        Some(run_dir(args, &loaded)?)
-    };
-    let corpus = prepare_data(&plan, &mut console)?;
-    check_vocabulary(&plan, &corpus)?;
-    let (station, told) = Station::new(&plan, &corpus, workers, &placed)?;
-    if let Some(told) = told {
-        console.note(&told);
-    }
-    let name = dir
-        .as_ref()
-        .map_or(Path::new(loaded.name()), |(run, _)| run.path());
-    let name = name.file_name().unwrap_or_default().to_string_lossy();
-    let (page, _served) = AgentPage::open(&name, args.http)?;
-    if let Some(served) = &_served {
-        console.note(&format!("served at http://{}", served.local_addr()));
-    }
-    let terms = placed.terms(&plan);
-    let fingerprint = || fingerprint(&plan_for(1).unwrap_or_else(|_| plan.clone()), &corpus);
-    let Some((run, named)) = dir else {
-        preparing.store(false, Ordering::Relaxed);
-        let nodes = placed.nodes.context("who follows is one of several")?;
-        let mut trainee = Trainee::new(station, Show(console), page);
-        let (code, text) = nodes::follow(
-            &nodes,
-            &terms,
-            workers,
-            fingerprint()?,
-            (&mut trainee, &stop),
-        )?;
-        return trainee.end(code, &text);
-    };
-    let _lock = run.lock()?;
-    let mut course = Course::default();
-    if run.has_run() {
-        if args.resume.is_none() {
-            return Err(run.occupied());
-        }
-        course = Course::find(&run, named, &plan, &corpus)?;
-        course.take(&run)?;
-    } else if args.resume.is_some() {
-        course.warnings.push(format!(
-            "there is no run in {} yet, starting one",
-            run.path().display()
-        ));
-    }
-    for warning in &course.warnings {
-        console.warning(warning);
-    }
-    let attempt = run.next_attempt();
-    write_run_dir(&run, &loaded, &plan, &corpus, attempt)?;
-    let crew = match &placed.nodes {
-        None => None,
-        Some(nodes) => {
-            let crew = Crew::start(nodes, terms, workers, fingerprint()?)?;
-            console.note(&format!(
-                "waiting for nodes at {}",
-                crew.addresses().join(", ")
-            ));
-            Some(crew)
-        }
-    };
-    let training = Training {
-        run: &run,
+    let start = Start {
+        args,
+        loaded: &loaded,
+        placed: &placed,
         plan: &plan,
-        corpus: &corpus,
-        last_step,
-        stop,
-        begun,
-        page,
-        crew,
         plan_for: &plan_for,
+        workers,
+        last_step,
+        begun,
+        preparing,
+        stop,
     };
-    preparing.store(false, Ordering::Relaxed);
-    training.attempts(course, attempt, (station, console))
+    match &placed.nodes {
+        Some(nodes) if !nodes.leads() => start.follow(nodes, console),
+        _ => start.lead(console),
+    }
+}
+
+/// A run, before anything of it is there.
+struct Start<'a> {
+    args: &'a TrainArgs,
+    loaded: &'a Loaded,
+    placed: &'a Placed,
+    plan: &'a Plan,
+    plan_for: &'a (dyn Fn(usize) -> Result<Plan, Failure> + Sync),
+    /// Ranks of this node.
+    workers: usize,
+    last_step: u64,
+    begun: Instant,
+    /// Whether a signal ends the program at once.
+    preparing: Arc<AtomicBool>,
+    stop: StopRequests,
+}
+
+/// What the first node has ready before it meets any other.
+struct Ready {
+    run: RunDir,
+    corpus: Corpus,
+    course: Course,
+    attempt: usize,
+    _lock: File,
+}
+
+impl Start<'_> {
+    /// Trains as the only node, or as the one that leads.
+    fn lead(self, mut console: Console) -> Result<u8, Failure> {
+        let ready = self
+            .get_ready(&mut console)
+            .inspect_err(|failure| self.tell_others(failure))?;
+        let (station, page, _served) =
+            self.station(&ready.corpus, ready.run.path(), &mut console)?;
+        let crew = match &self.placed.nodes {
+            None => None,
+            Some(nodes) => {
+                let crew = Crew::start(
+                    nodes,
+                    self.placed.terms(self.plan),
+                    self.workers,
+                    self.fingerprint(&ready.corpus)?,
+                )?;
+                console.note(&format!(
+                    "waiting for nodes at {}",
+                    crew.addresses().join(", ")
+                ));
+                Some(crew)
+            }
+        };
+        let training = Training {
+            run: &ready.run,
+            plan: self.plan,
+            corpus: &ready.corpus,
+            last_step: self.last_step,
+            stop: self.stop,
+            begun: self.begun,
+            page,
+            crew,
+            plan_for: self.plan_for,
+        };
+        self.preparing.store(false, Ordering::Relaxed);
+        training.attempts(ready.course, ready.attempt, (station, console))
+    }
+
+    /// Does what the first node says.
+    fn follow(self, nodes: &Nodes, mut console: Console) -> Result<u8, Failure> {
+        let corpus = prepare_data(self.plan, &mut console)?;
+        let (station, page, _served) =
+            self.station(&corpus, Path::new(self.loaded.name()), &mut console)?;
+        self.preparing.store(false, Ordering::Relaxed);
+        let terms = self.placed.terms(self.plan);
+        let mut trainee = Trainee::new(station, Show(console), page);
+        let work = (&mut trainee as &mut dyn Follow, &self.stop);
+        let fingerprint = self.fingerprint(&corpus)?;
+        let (code, text) = nodes::follow(nodes, &terms, self.workers, fingerprint, work)?;
+        trainee.end(code, &text)
+    }
+
+    /// Prepares the data and the run directory, and finds out where the run goes on.
+    fn get_ready(&self, console: &mut Console) -> Result<Ready, Failure> {
+        let (args, plan) = (self.args, self.plan);
+        let (run, named) = run_dir(args, self.loaded)?;
+        let corpus = prepare_data(plan, console)?;
+        check_vocabulary(plan, &corpus)?;
+        let lock = run.lock()?;
+        let mut course = Course::default();
+        if run.has_run() {
+            if args.resume.is_none() {
+                return Err(run.occupied());
+            }
+            course = Course::find(&run, named, plan, &corpus)?;
+            course.take(&run)?;
+        } else if args.resume.is_some() {
+            course.warnings.push(format!(
+                "there is no run in {} yet, starting one",
+                run.path().display()
+            ));
+        }
+        for warning in &course.warnings {
+            console.warning(warning);
+        }
+        let attempt = run.next_attempt();
+        write_run_dir(&run, self.loaded, plan, &corpus, attempt)?;
+        Ok(Ready {
+            run,
+            corpus,
+            course,
+            attempt,
+            _lock: lock,
+        })
+    }
+
+    /// What this node is to the run, and the page that it serves.
+    fn station<'c>(
+        &self,
+        corpus: &'c Corpus,
+        name: &Path,
+        console: &mut Console,
+    ) -> Result<(Station<'c>, Arc<AgentPage>, Option<HttpPage>), Failure> {
+        let (station, told) = Station::new(self.plan, corpus, self.workers, self.placed)?;
+        if let Some(told) = told {
+            console.note(&told);
+        }
+        let name = name.file_name().unwrap_or_default().to_string_lossy();
+        let (page, served) = AgentPage::open(&name, self.args.http)?;
+        if let Some(served) = &served {
+            console.note(&format!("served at http://{}", served.local_addr()));
+        }
+        Ok((station, page, served))
+    }
+
+    /// Other nodes would wait for one that cannot lead.
+    fn tell_others(&self, failure: &Failure) {
+        let Some(nodes) = &self.placed.nodes else {
+            return;
+        };
+        let nobody = Fingerprint::default();
+        if let Ok(crew) = Crew::start(nodes, self.placed.terms(self.plan), 0, nobody) {
+            crew.refuse_all(failure);
+        }
+    }
+
+    /// What has to be alike on all nodes, or they would not compute the same run.
+    fn fingerprint(&self, corpus: &Corpus) -> Result<Fingerprint, Failure> {
+        // Nodes may have more ranks than others.
+        let plan = (self.plan_for)(1).unwrap_or_else(|_| self.plan.clone());
+        let name = |name: &str, value: String| (name.to_owned(), value);
+        let mut entries = vec![
+            name("the version", env!("CARGO_PKG_VERSION").to_owned()),
+            name("the program's hash", worker_program::hash()?),
+            name("the device", plan.device.name().to_owned()),
+        ];
+        entries.extend(cordee_config::decisive_values(&plan.config));
+        entries.push(name(
+            "the hash of the data",
+            corpus.fingerprint().to_owned(),
+        ));
+        Ok(Fingerprint::new(entries))
+    }
 }
 
 /// The run directory, and the checkpoint to go on from if one was named.
@@ -198,22 +298,6 @@ fn check_vocabulary(plan: &Plan, corpus: &Corpus) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-/// What has to be alike on all nodes, or they would not compute the same run.
-fn fingerprint(plan: &Plan, corpus: &Corpus) -> Result<Fingerprint, Failure> {
-    let name = |name: &str, value: String| (name.to_owned(), value);
-    let mut entries = vec![
-        name("the version", env!("CARGO_PKG_VERSION").to_owned()),
-        name("the program's hash", worker_program::hash()?),
-        name("the device", plan.device.name().to_owned()),
-    ];
-    entries.extend(cordee_config::decisive_values(&plan.config));
-    entries.push(name(
-        "the hash of the data",
-        corpus.fingerprint().to_owned(),
-    ));
-    Ok(Fingerprint::new(entries))
 }
 
 /// Ends the program at once if it is asked to stop while `preparing` is true: there is nothing to save.

@@ -27,6 +27,8 @@ use crate::{commands::ranks, failure::Failure};
 
 /// How long a proof of belonging to the job may take.
 const GREETING: Duration = Duration::from_secs(5);
+/// How long a first node that cannot lead stays to say so.
+const IN_VAIN: Duration = Duration::from_secs(10);
 /// How often it is looked what has come.
 const SLICE: Duration = Duration::from_millis(50);
 /// How long the node with the cause of a failure may take to tell of it, once others have told that they
@@ -99,6 +101,13 @@ impl Crew {
     /// The most nodes that the job runs with.
     pub(crate) fn most(&self) -> usize {
         self.terms.most
+    }
+
+    /// Tells whoever comes in the next seconds that the job came to nothing, and why: they would wait for
+    /// this node in vain.
+    pub(crate) fn refuse_all(self, failure: &Failure) {
+        self.coordinator
+            .refuse_all(failure.code, &failure.to_string(), IN_VAIN);
     }
 
     /// Addresses of this node, as others may reach it.
