@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use cordee_metrics::{AttemptEvent, RankStatus, RunStatus};
+use cordee_metrics::{AttemptEvent, NodeStatus, RankStatus, RunStatus};
 
 use crate::{
     console::{Side, compact, duration, goodput, harmless, table},
@@ -27,6 +27,9 @@ pub(super) fn page(record: &RunRecord, status: &RunStatus) -> String {
     };
     line("step", &progress(record, status, standing));
     line("launcher", &launcher(record, status, standing));
+    if !status.nodes.is_empty() {
+        line("nodes", &nodes(status));
+    }
     line("checkpoint", &checkpoint(record, standing));
     if let Some(ledger) = record.ledger() {
         line("time", &goodput(&ledger, record.starts()));
@@ -100,6 +103,28 @@ fn launcher(record: &RunRecord, status: &RunStatus, standing: Standing) -> Strin
     }
 }
 
+/// Every node with its machine, and what sets it apart.
+fn nodes(status: &RunStatus) -> String {
+    let node = |node: &NodeStatus| {
+        let NodeStatus {
+            node,
+            host,
+            state,
+            heard_s,
+            ..
+        } = node;
+        let mut text = format!("{node} {}", harmless(host));
+        if state != "member" {
+            let _ = write!(text, " ({})", harmless(state));
+        } else if *heard_s > LATE_S {
+            let _ = write!(text, " (not heard of for {})", duration(*heard_s));
+        }
+        text
+    };
+    let nodes: Vec<_> = status.nodes.iter().map(node).collect();
+    nodes.join(", ")
+}
+
 fn checkpoint(record: &RunRecord, standing: Standing) -> String {
     let Some((step, path)) = record.checkpoints.first() else {
         let yet = if standing.is_under_way() { " yet" } else { "" };
@@ -135,6 +160,7 @@ fn verdict(record: &RunRecord, standing: Standing) -> Option<String> {
 fn ranks(status: &RunStatus) -> String {
     let heads = [
         ("rank", Side::Right),
+        ("node", Side::Right),
         ("GPU", Side::Left),
         ("pid", Side::Right),
         ("process", Side::Left),
@@ -151,6 +177,7 @@ fn ranks(status: &RunStatus) -> String {
             let or_none = |text: &Option<String>| text.as_deref().map_or("-".to_owned(), harmless);
             [
                 rank.rank.to_string(),
+                rank.node.to_string(),
                 or_none(&rank.device),
                 rank.pid.to_string(),
                 harmless(&rank.process),
@@ -162,12 +189,14 @@ fn ranks(status: &RunStatus) -> String {
             ]
         })
         .collect();
-    let without: &[&str] = if status.ranks.iter().any(|it| it.device.is_some()) {
-        &[]
-    } else {
-        &["GPU"]
-    };
-    table(heads, &rows, without)
+    let mut without = Vec::new();
+    if status.nodes.is_empty() {
+        without.push("node");
+    }
+    if status.ranks.iter().all(|it| it.device.is_none()) {
+        without.push("GPU");
+    }
+    table(heads, &rows, &without)
 }
 
 /// What sets a rank apart from the others.
@@ -232,6 +261,39 @@ mod tests {
         rank  GPU     pid  process  phase     step   for  waits in
            0  GPU-0  4250  running  training   141  0.3s  -
            1  GPU-1  4251  running  training   141  0.3s  all_reduce #17 of 4194304 bytes
+        ");
+    }
+
+    #[test]
+    fn nodes_are_told_with_what_sets_them_apart() {
+        assert_snapshot!(shown(|record| {
+            let status = record.status.as_mut().unwrap();
+            status.ranks[1].node = 1;
+            let node = |(node, state, heard_s): (usize, &str, f64)| NodeStatus {
+                node,
+                host: format!("node-{}", node + 7),
+                state: state.to_owned(),
+                heard_s,
+                ranks: 1,
+            };
+            let nodes = [
+                (0, "member", 0.0),
+                (1, "member", 12.0),
+                (2, "spare", 0.3),
+                (3, "lost", 90.0),
+            ];
+            status.nodes = nodes.map(node).to_vec();
+        }), @r"
+        my run: running, attempt 2
+          step        142 of 320, loss 5.5800, 16.4k tok/s
+          launcher    process 4241, told this 0s ago
+          nodes       0 node-7, 1 node-8 (not heard of for 12s), 2 node-9 (spare), 3 node-10 (lost)
+          checkpoint  after step 100, 0s ago
+          time        goodput 92.1%  training 51.5s, evaluation 2.0s, start 1.8s, load 0.1s, save 0.2s, recomputation 1.5s, down 1.0s  (58.1s in 2 attempts)
+
+        rank  node   pid  process  phase     step   for  waits in
+           0     0  4250  running  training   141  0.3s  -
+           1     1  4251  running  training   141  0.3s  -
         ");
     }
 
