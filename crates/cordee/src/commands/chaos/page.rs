@@ -181,15 +181,23 @@ fn recoveries(report: &Report) -> Vec<Recovery> {
 fn medians(report: &Report) -> String {
     let recoveries = recoveries(report);
     let width = recoveries.iter().map(|it| it.kind.name().len());
-    let width = width.max().unwrap_or(0);
-    let line = |it: Recovery| {
-        let name = it.kind.name();
-        format!(
-            "{name:width$}  {:>3} faults, median {:.2} s, most {:.2} s\n",
-            it.faults, it.median_s, it.most_s
-        )
-    };
-    recoveries.into_iter().map(line).collect()
+    let width = width.max().unwrap_or(0).max(5);
+    let mut text = format!("{:width$}  faults   median     most\n", "fault");
+    for it in &recoveries {
+        let _ = writeln!(
+            text,
+            "{:width$}  {:>6}  {:>5.2} s  {:>5.2} s",
+            it.kind.name(),
+            it.faults,
+            it.median_s,
+            it.most_s
+        );
+    }
+    if recoveries.is_empty() {
+        return String::new();
+    }
+    text.push('\n');
+    text
 }
 
 fn last_line(report: &Report) -> String {
@@ -301,6 +309,11 @@ mod tests {
         2    21  launcher kill            -  lost, no rank left                       2.50 s
         3    31  corrupted checkpoint     2  rank 2: signal 9, back to step 20        3.75 s
 
+        fault                 faults   median     most
+        kill                       1   1.25 s   1.25 s
+        launcher kill              1   2.50 s   2.50 s
+        corrupted checkpoint       1   3.75 s   3.75 s
+
         skipped: full disk: a tmpfs cannot be mounted: Operation not permitted
         4 attempts, 71 % of their time trained; 59 s, undisturbed 41 s; seed 3
         3 faults, each named and recovered from; 320 steps and 41 tensors are the same to the bit; no process is left
@@ -332,6 +345,10 @@ mod tests {
         1    11  kill                     2  failed, rank 1: signal 9, should be rank 2: signal 9        1.25 s  WRONG
         2    21  launcher kill            -  lost, no rank left                                          2.50 s
         3    31  corrupted checkpoint     2  waited for the verdict, in vain for 60 s                     never  WRONG
+
+        fault          faults   median     most
+        kill                1   1.25 s   1.25 s
+        launcher kill       1   2.50 s   2.50 s
 
         skipped: full disk: a tmpfs cannot be mounted: Operation not permitted
         4 attempts, 71 % of their time trained; 59 s, undisturbed 41 s; seed 3

@@ -7,6 +7,7 @@ use rustix::process::Signal;
 
 use super::{
     super::{
+        kind::FaultKind,
         processes::{self, Handle},
         rank_faults::{HANGS, KILLED, judge},
         records::Ending,
@@ -29,6 +30,15 @@ const AWAY: [Duration; 3] = [
     Duration::from_secs(3),
     Duration::from_secs(9),
 ];
+
+/// The host that the record must name. Two that hear nothing of each other are each the lost one for the
+/// other, and the first of them writes the record.
+fn guilty(fault: &Fault, hosts: usize) -> usize {
+    match (fault.kind, fault.host) {
+        (FaultKind::LinkCut, Some(0)) if hosts == 2 => 1,
+        (_, host) => host.unwrap_or(0),
+    }
+}
 
 /// What an attempt that ended made of a host's fault, and whether it was that.
 fn judge_host(ending: &Ending, node: usize) -> (String, bool) {
@@ -182,7 +192,7 @@ impl Trial {
             None => self.ending(attempt.number)?,
         };
         self.recovered(attempt.number)?;
-        let (words, right) = judge_host(&verdict, fault.host.unwrap_or(0));
+        let (words, right) = judge_host(&verdict, guilty(fault, self.shape.hosts));
         Ok(if alone {
             (format!("{words}, and the run went on without it"), false)
         } else {
