@@ -126,12 +126,14 @@ impl LostNode {
         let Self { node, ranks, why } = self;
         let ranks: Vec<_> = ranks.clone().collect();
         let noun = if ranks.len() == 1 { "rank" } else { "ranks" };
-        format!(
-            "node {node} ({host}) with {noun} {} is lost: {why}\n\
-             hint: see whether that machine is up and can be reached from node 0; what its agent said is where it \
-             was started",
-            list(&ranks)
-        )
+        let hint = if *node == 0 {
+            "that machine stood still or was cut off for a while; see what its kernel and its network say"
+        } else {
+            "see whether that machine is up and can be reached from node 0; what its agent said is where it \
+             was started"
+        };
+        let ranks = list(&ranks);
+        format!("node {node} ({host}) with {noun} {ranks} is lost: {why}\nhint: {hint}")
     }
 }
 

@@ -367,9 +367,13 @@ pub(crate) struct ChaosArgs {
     /// Decides which faults there are, at which steps and of which ranks.
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Worker processes.
+    /// Worker processes, of all hosts together.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
     pub(crate) workers: usize,
+    /// Have the second run on so many hosts, each a network namespace of this machine, and harm them, their
+    /// agents and their links, too (wants root).
+    #[arg(long, value_name = "N", value_parser = several)]
+    pub(crate) hosts: Option<usize>,
     /// Where both runs go, and stay [default: a temporary directory, which stays if something is wrong].
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
@@ -575,6 +579,13 @@ fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
         _ => Err("expected a number above 0".to_owned()),
+    }
+}
+
+fn several(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (2..=64).contains(&number) => Ok(number),
+        _ => Err("a number from 2 to 64 is wanted".to_owned()),
     }
 }
 

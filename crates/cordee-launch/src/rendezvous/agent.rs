@@ -347,6 +347,8 @@ impl Reader {
             }
             if now.saturating_sub(heard) >= self.node_timeout {
                 let after = self.node_timeout;
+                // If it only stood still it reads that one day, and knows that it was not this node.
+                let _ = self.shared.sending().send(&FromAgent::GiveUp { after });
                 return AgentEvent::Lost {
                     why: Loss::Silent { after },
                 };

@@ -55,6 +55,11 @@ pub(super) enum FromAgent {
         name: String,
         within: Duration,
     },
+    /// Nothing was heard of the coordinator for so long: this agent gives the connection up. The coordinator
+    /// hears it only if it was that which stood still.
+    GiveUp {
+        after: Duration,
+    },
 }
 
 /// From the coordinator to an agent.

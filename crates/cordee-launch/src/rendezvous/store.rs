@@ -213,6 +213,11 @@ impl Store {
                 name,
                 within,
             } => self.arrive(node, generation, name, within),
+            FromAgent::GiveUp { after } => {
+                self.seats.remove(&connection);
+                self.outputs.push(Output::Close(connection));
+                self.lose(node, Loss::GaveUp { after });
+            }
         }
     }
 

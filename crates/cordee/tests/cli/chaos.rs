@@ -100,6 +100,128 @@ fn an_interrupt_leaves_nothing_behind() {
     assert_nothing_is_left(&temporary);
 }
 
+/// The network namespaces that a process made, as `cordee chaos` names them.
+fn namespaces(pid: u32) -> Vec<String> {
+    let names = fs::read_dir("/run/netns").into_iter().flatten();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let made = format!("cordee-chaos-{pid}");
+    names
+        .filter(|name| *name == made || name.starts_with(&format!("{made}-")))
+        .collect()
+}
+
+/// Whether hosts can be made here; where CI runs they have to be.
+fn hosts_can_be_made() -> bool {
+    let name = format!("cordee-test-chaos-{}", std::process::id());
+    let ip = |what: &str| {
+        let output = Command::new("ip").args(["netns", what, &name]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let can = ip("add");
+    if can {
+        assert!(ip("delete"));
+    } else {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "network namespaces cannot be made where CI runs: iproute2 or the right is missing"
+        );
+        eprintln!("skipped: network namespaces cannot be made here (they want root and iproute2)");
+    }
+    can
+}
+
+#[test]
+fn a_run_on_two_hosts_under_six_faults_ends_as_if_there_had_been_none() {
+    if !hosts_can_be_made() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let more = ["--hosts", "2", "--workers", "2", "--faults", "6", "--json"];
+    let (mut command, temporary) = chaos(&fixture, &more);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let pid = child.id();
+    let finished = Finished::from(child.wait_with_output().unwrap());
+    let report: Value = serde_json::from_str(&finished.stdout).unwrap_or(Value::Null);
+    let finished = finished.expect(0);
+    assert_eq!(report["passed"], true, "{}", finished.stderr);
+    let faults = report["faults"].as_array().unwrap();
+    let mut kinds: Vec<_> = faults
+        .iter()
+        .map(|fault| fault["kind"].as_str().unwrap())
+        .collect();
+    kinds.sort_unstable();
+    let all = [
+        "agent-kill",
+        "kill",
+        "launcher-kill",
+        "link-cut",
+        "node-stop",
+        "stop",
+    ];
+    assert_eq!(kinds, all);
+    assert_eq!(report["steps"]["count"], 960);
+    assert_eq!(namespaces(pid), [""; 0]);
+    assert_nothing_is_left(&temporary);
+}
+
+#[test]
+fn an_interrupt_takes_the_hosts_down() {
+    if !hosts_can_be_made() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let (mut command, temporary) = chaos(&fixture, &["--hosts", "2", "--only", "node-stop"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    wait_for_disturbed(|| {
+        let made = fs::read_dir(&temporary).unwrap().next();
+        made.map_or_else(PathBuf::new, |made| made.unwrap().path())
+    });
+    let pid = child.id();
+    assert_eq!(namespaces(pid).len(), 3);
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::INT).unwrap();
+    Finished::from(child.wait_with_output().unwrap()).expect(130);
+    assert_eq!(namespaces(pid), [""; 0]);
+    assert_nothing_is_left(&temporary);
+}
+
+#[test]
+fn faults_and_workers_that_do_not_fit_the_hosts_are_refused() {
+    if !hosts_can_be_made() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let refused = |more: &[&str], words: &[&str]| {
+        let (mut command, _) = chaos(&fixture, more);
+        Finished::from(command.output().unwrap())
+            .expect(2)
+            .says(words);
+    };
+    refused(
+        &["--hosts", "3"],
+        &["4 workers cannot be dealt out evenly to 3 hosts"],
+    );
+    refused(
+        &["--hosts", "2", "--only", "kill,slow-disk"],
+        &["slow disk is no fault of a run on several hosts"],
+    );
+    refused(
+        &["--only", "link-cut"],
+        &["link cut is no fault of a run on one machine"],
+    );
+}
+
+#[test]
+fn what_hosts_want_and_is_not_there_is_told() {
+    let fixture = Fixture::new();
+    let (mut command, _) = chaos(&fixture, &["--hosts", "2"]);
+    command.env("PATH", fixture.path("nothing"));
+    Finished::from(command.output().unwrap())
+        .expect(3)
+        .says(&["hosts cannot be made here: ", "iproute2 and util-linux"]);
+}
+
 #[test]
 fn a_loss_that_is_another_in_its_last_digit_is_found_out() {
     let fixture = Fixture::new();

@@ -146,6 +146,11 @@ pub enum Loss {
     Replaced,
     /// The coordinator said that it takes this node for lost.
     GivenUp(Box<Loss>),
+    /// The agent heard nothing of the coordinator, and gave it up. The agent is well, then.
+    GaveUp {
+        /// For so long.
+        after: Duration,
+    },
 }
 
 impl fmt::Display for Loss {
@@ -162,6 +167,11 @@ impl fmt::Display for Loss {
             Self::Replaced => formatter
                 .write_str("it was silent, and another agent joined with the same node index"),
             Self::GivenUp(why) => write!(formatter, "the coordinator gave this node up: {why}"),
+            Self::GaveUp { after } => write!(
+                formatter,
+                "it heard nothing of the first node for {:.1} s",
+                after.as_secs_f64()
+            ),
         }
     }
 }

@@ -462,6 +462,25 @@ fn silence_is_a_loss_and_says_so() {
 }
 
 #[test]
+fn who_gives_the_coordinator_up_is_lost_and_says_why() {
+    let mut scene = Scene::with(2);
+    scene.run(1, &[11]);
+    scene.events();
+    let after = NODE_TIMEOUT;
+    scene.store.heard(11, FromAgent::GiveUp { after });
+    let lost = CoordinatorEvent::Lost {
+        node: 1,
+        member: true,
+        why: Loss::GaveUp { after },
+    };
+    assert_eq!(scene.events(), [lost]);
+    assert!(scene.is_closed(11));
+    // It comes back like anybody.
+    assert_eq!(scene.join(1), 12);
+    assert_eq!(scene.events(), [CoordinatorEvent::Joined { node: 1 }]);
+}
+
+#[test]
 fn what_is_older_than_the_generation_is_dropped() {
     let mut scene = Scene::with(3);
     scene.run(4, &[11, 12]);

@@ -11,7 +11,7 @@ pub(crate) enum FaultKind {
     Kill,
     /// A rank is stopped, so that it hangs.
     Stop,
-    /// The launcher is killed, and the run is resumed.
+    /// The launcher is killed, and the run is resumed; of several hosts, the first one's.
     LauncherKill,
     /// The disk of the checkpoints is full until a save was refused.
     FullDisk,
@@ -23,7 +23,35 @@ pub(crate) enum FaultKind {
     CorruptedCheckpoint,
     /// The newest checkpoint has half a file, a save was cut short, and a rank is killed.
     HalfWrittenCheckpoint,
+    /// The launcher of a host other than the first is killed, and started again.
+    AgentKill,
+    /// All that a host runs is stopped for longer than a host may be silent.
+    NodeStop,
+    /// A host's link is cut for longer than a host may be silent.
+    LinkCut,
 }
+
+/// Faults of a run on one machine.
+pub(super) const OF_ONE_MACHINE: [FaultKind; 8] = [
+    FaultKind::Kill,
+    FaultKind::Stop,
+    FaultKind::LauncherKill,
+    FaultKind::FullDisk,
+    FaultKind::FailingFsync,
+    FaultKind::SlowDisk,
+    FaultKind::CorruptedCheckpoint,
+    FaultKind::HalfWrittenCheckpoint,
+];
+
+/// Faults of a run on several hosts.
+pub(super) const OF_HOSTS: [FaultKind; 6] = [
+    FaultKind::Kill,
+    FaultKind::Stop,
+    FaultKind::LauncherKill,
+    FaultKind::AgentKill,
+    FaultKind::NodeStop,
+    FaultKind::LinkCut,
+];
 
 impl FaultKind {
     /// As it is shown.
@@ -37,12 +65,18 @@ impl FaultKind {
             Self::SlowDisk => "slow disk",
             Self::CorruptedCheckpoint => "corrupted checkpoint",
             Self::HalfWrittenCheckpoint => "half-written checkpoint",
+            Self::AgentKill => "agent kill",
+            Self::NodeStop => "node stop",
+            Self::LinkCut => "link cut",
         }
     }
 
     /// Whether it happens to one rank.
     pub(super) fn has_rank(self) -> bool {
-        !matches!(self, Self::LauncherKill | Self::FullDisk)
+        !matches!(
+            self,
+            Self::LauncherKill | Self::FullDisk | Self::AgentKill | Self::NodeStop | Self::LinkCut
+        )
     }
 
     /// Whether training goes on meanwhile, from save to save. Other faults take the run back instead, and any

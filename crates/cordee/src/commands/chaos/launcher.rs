@@ -1,12 +1,16 @@
 //! `cordee train` as a process of its own, which may be killed.
 
 use std::{
-    env, io,
+    env,
+    ffi::OsStr,
+    io,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
 };
 
 use fs_err as fs;
+
+use super::hosts::Host;
 
 /// Lines of a log that are shown of a run that failed.
 const LAST_LINES: usize = 12;
@@ -24,14 +28,21 @@ pub(super) struct Training {
 }
 
 impl Training {
-    /// Starts it, or goes on with it.
-    pub(super) fn start(&self, resume: bool) -> io::Result<Launcher> {
+    /// Starts it, or goes on with it: on one of several hosts, or on this machine.
+    pub(super) fn start_on(&self, host: Option<&Host<'_>>, resume: bool) -> io::Result<Launcher> {
         let mut options = fs::OpenOptions::new();
-        let log = options.create(true).append(true).open(&self.log)?;
+        let log = host.map_or(&self.log, |host| host.log);
+        let log = options.create(true).append(true).open(log)?;
         let log = log.into_file();
-        let mut command = command(&env::current_exe()?);
+        let prefix = host.map_or(&[][..], |host| &host.prefix);
+        let mut command = command(prefix, &env::current_exe()?);
+        if let Some(host) = host {
+            let (nodes, node) = (host.nodes.to_string(), host.node.to_string());
+            command.args(["train", "--nnodes", &nodes, "--node-rank", &node]);
+        } else {
+            command.arg("train");
+        }
         command
-            .arg("train")
             .arg(&self.config)
             .arg("--run-dir")
             .arg(&self.run_dir)
@@ -54,20 +65,24 @@ impl Training {
     }
 }
 
-/// The program, dying with this process where `setpriv` can see to that: else a killed `cordee chaos` would
-/// leave it to train on.
-fn command(program: &Path) -> Command {
+/// The program behind a prefix, dying with this process where `setpriv` can see to that: else a killed
+/// `cordee chaos` would leave it to train on.
+fn command(prefix: &[String], program: &Path) -> Command {
     let bound = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--", "true"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
-    if !bound.is_ok_and(|status| status.success()) {
-        return Command::new(program);
+    let mut words: Vec<&OsStr> = Vec::new();
+    if bound.is_ok_and(|status| status.success()) {
+        words.extend(["setpriv", "--pdeathsig", "KILL", "--"].map(OsStr::new));
     }
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    words.extend(prefix.iter().map(OsStr::new));
+    let mut command = Command::new(words.first().copied().unwrap_or(program.as_os_str()));
+    if !words.is_empty() {
+        command.args(&words[1..]).arg(program);
+    }
     command
 }
 

@@ -7,6 +7,7 @@
 mod checkpoint_faults;
 mod compare;
 mod disk;
+mod hosts;
 mod kind;
 mod launcher;
 mod needs;
@@ -26,7 +27,6 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use clap::ValueEnum;
 use cordee_protocol::ExitCode;
 use fs_err as fs;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -34,6 +34,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 pub(crate) use self::kind::FaultKind;
 use self::{
     disk::SmallDisk,
+    hosts::{Hosts, SILENCE},
+    kind::{OF_HOSTS, OF_ONE_MACHINE},
     launcher::Training,
     needs::Skipped,
     page::{Report, Told, as_json, table},
@@ -65,7 +67,13 @@ const ROOM: u64 = 8;
 const INTERRUPTED: u8 = 130;
 
 pub(crate) fn run(args: &ChaosArgs) -> Result<u8, Failure> {
-    let wanted = wanted(args);
+    let wanted = wanted(args)?;
+    if let Some(missing) = args.hosts.and_then(|_| hosts::missing()) {
+        let error = anyhow!("hosts cannot be made here: {missing}");
+        return Err(Failure::new(ExitCode::Environment, error).with_hint(
+            "run it as root where iproute2 and util-linux are installed, or without --hosts",
+        ));
+    }
     if !args.own_mounts && wanted.iter().any(|kind| kind.needs_mount()) {
         needs::enter_own_mounts();
     }
@@ -92,14 +100,40 @@ pub(crate) fn run(args: &ChaosArgs) -> Result<u8, Failure> {
 }
 
 /// The kinds to choose from, each once.
-fn wanted(args: &ChaosArgs) -> Vec<FaultKind> {
-    let all = FaultKind::value_variants().iter().copied();
-    all.filter(|kind| args.only.is_empty() || args.only.contains(kind))
-        .collect()
+fn wanted(args: &ChaosArgs) -> Result<Vec<FaultKind>, Failure> {
+    let all = if args.hosts.is_some() {
+        &OF_HOSTS[..]
+    } else {
+        &OF_ONE_MACHINE
+    };
+    if let Some(other) = args.only.iter().find(|kind| !all.contains(kind)) {
+        let error = anyhow!(
+            "{} is no fault of a run {}",
+            other.name(),
+            args.hosts.map_or("on one machine", |_| "on several hosts")
+        );
+        return Err(Failure::usage(error).with_hint(if args.hosts.is_some() {
+            "leave it out of --only, or leave out --hosts"
+        } else {
+            "leave it out of --only, or say --hosts 2"
+        }));
+    }
+    let all = all.iter().copied();
+    Ok(all
+        .filter(|kind| args.only.is_empty() || args.only.contains(kind))
+        .collect())
 }
 
 /// What is changed in the config, for both runs and without a change of results, and what comes of it.
 fn overrides(args: &ChaosArgs) -> Result<(Vec<String>, Shape), Failure> {
+    let hosts = args.hosts.unwrap_or(1);
+    if !args.workers.is_multiple_of(hosts) {
+        let error = anyhow!(
+            "{} workers cannot be dealt out evenly to {hosts} hosts",
+            args.workers
+        );
+        return Err(Failure::usage(error).with_hint("set --workers to a multiple of --hosts"));
+    }
     let mut sets = args.config.sets.clone();
     sets.push(format!("parallel.workers={}", args.workers));
     let with = |sets: &[String]| {
@@ -131,6 +165,7 @@ fn overrides(args: &ChaosArgs) -> Result<(Vec<String>, Shape), Failure> {
         steps,
         every,
         ranks: args.workers,
+        hosts,
     };
     Ok((sets, shape))
 }
@@ -204,6 +239,7 @@ impl Experiment<'_> {
         let faults = self.faults(&kinds, &skipped)?;
         let mut report = Report {
             seed: self.args.seed,
+            hosts: self.args.hosts,
             strict: self.args.strict,
             skipped,
             undisturbed_s,
@@ -218,6 +254,9 @@ impl Experiment<'_> {
         report.disturbed_s = begun.elapsed().as_secs_f64();
         if let Err(left) = trial.end() {
             report.left.push(left);
+        }
+        if let Some(hosts) = trial.hosts.take() {
+            report.left.extend(hosts.close());
         }
         match disturbed {
             Ok(()) => self.compare(&mut trial, &mut report),
@@ -276,6 +315,7 @@ impl Experiment<'_> {
             strace_log: self.work.log("strace"),
             disk: None,
             launcher: None,
+            hosts: None,
             interrupted: Arc::clone(&self.interrupted),
             hit: (0, Instant::now()),
             training,
@@ -313,17 +353,25 @@ impl Experiment<'_> {
 
     /// The run that is to be disturbed, not yet started.
     fn trial(&self, pace: Pace, on_small_disk: bool) -> Result<Trial, Failure> {
-        let training = self.training("disturbed");
+        let mut training = self.training("disturbed");
+        let environment = |error| Failure::new(ExitCode::Environment, error);
+        let hosts = match self.args.hosts {
+            None => None,
+            Some(count) => {
+                training.sets.extend([
+                    format!("parallel.workers={}", self.shape.ranks_per_host()),
+                    format!("launch.node_timeout=\"{}s\"", SILENCE.as_secs()),
+                ]);
+                Some(Hosts::make(count, self.work.hosts()).map_err(environment)?)
+            }
+        };
         let checkpoints = training.run_dir.join("checkpoints");
         let mount = || -> anyhow::Result<SmallDisk> {
             fs::create_dir_all(&checkpoints)?;
             SmallDisk::mount(&checkpoints, room(pace.checkpoint_bytes))
                 .context("mounting a small disk for checkpoints")
         };
-        let disk = on_small_disk
-            .then(mount)
-            .transpose()
-            .map_err(|error| Failure::new(ExitCode::Environment, error))?;
+        let disk = on_small_disk.then(mount).transpose().map_err(environment)?;
         Ok(Trial {
             shape: self.shape,
             pace,
@@ -331,6 +379,7 @@ impl Experiment<'_> {
             records: Records::of(&training.run_dir),
             strace_log: self.work.log("strace"),
             launcher: None,
+            hosts,
             interrupted: Arc::clone(&self.interrupted),
             hit: (0, Instant::now()),
             training,

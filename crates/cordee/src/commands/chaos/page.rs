@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
+use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{compare::Compared, needs::Skipped, schedule::Fault, trial::Verdict};
+use super::{compare::Compared, kind::FaultKind, needs::Skipped, schedule::Fault, trial::Verdict};
 
 /// A fault, and what became of it.
 #[derive(Clone, Debug, Serialize)]
@@ -20,6 +21,8 @@ pub(super) struct Told {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Report {
     pub(super) seed: u64,
+    /// Machines, where there are several.
+    pub(super) hosts: Option<usize>,
     /// A kind that was skipped is a failure.
     pub(super) strict: bool,
     pub(super) skipped: Vec<Skipped>,
@@ -93,9 +96,17 @@ pub(super) fn table(report: &Report) -> String {
     let step = width(&|told| told.verdict.step.to_string().len(), 4);
     let fault = width(&|told| told.fault.kind.name().len(), 5);
     let verdict = width(&|told| told.verdict.words.chars().count(), 7).min(72);
+    let host = |text: &str| match report.hosts {
+        None => String::new(),
+        Some(_) => format!("{text:>4}  "),
+    };
     let mut page = format!(
-        "{:>number$}  {:>step$}  {:fault$}  rank  {:verdict$}  recovered in\n",
-        "#", "step", "fault", "verdict"
+        "{:>number$}  {:>step$}  {:fault$}  {}rank  {:verdict$}  recovered in\n",
+        "#",
+        "step",
+        "fault",
+        host("host"),
+        "verdict"
     );
     for told in &report.faults {
         let rank = if told.fault.kind.has_rank() {
@@ -110,14 +121,21 @@ pub(super) fn table(report: &Report) -> String {
         let wrong = if told.verdict.right { "" } else { "  WRONG" };
         let _ = writeln!(
             page,
-            "{:>number$}  {:>step$}  {:fault$}  {rank:>4}  {:verdict$}  {recovery:>12}{wrong}",
+            "{:>number$}  {:>step$}  {:fault$}  {}{rank:>4}  {:verdict$}  {recovery:>12}{wrong}",
             told.fault.number,
             told.verdict.step,
             told.fault.kind.name(),
+            host(
+                &told
+                    .fault
+                    .host
+                    .map_or_else(|| "-".to_owned(), |it| it.to_string())
+            ),
             told.verdict.words,
         );
     }
     page.push('\n');
+    page.push_str(&medians(report));
     for Skipped { kind, why } in &report.skipped {
         let _ = writeln!(page, "skipped: {}: {why}", kind.name());
     }
@@ -133,6 +151,53 @@ pub(super) fn table(report: &Report) -> String {
         );
     }
     page + &last_line(report)
+}
+
+/// How long it took to come through faults of a kind.
+#[derive(Debug, Serialize)]
+struct Recovery {
+    kind: FaultKind,
+    faults: usize,
+    median_s: f64,
+    most_s: f64,
+}
+
+/// Of each kind, in their order.
+fn recoveries(report: &Report) -> Vec<Recovery> {
+    let of = |kind: &FaultKind| {
+        let told = report.faults.iter().filter(|it| it.fault.kind == *kind);
+        let mut seconds: Vec<f64> = told.filter_map(|it| it.verdict.recovery_s).collect();
+        seconds.sort_by(f64::total_cmp);
+        Some(Recovery {
+            kind: *kind,
+            faults: seconds.len(),
+            median_s: *seconds.get(seconds.len() / 2)?,
+            most_s: *seconds.last()?,
+        })
+    };
+    FaultKind::value_variants().iter().filter_map(of).collect()
+}
+
+fn medians(report: &Report) -> String {
+    let recoveries = recoveries(report);
+    let width = recoveries.iter().map(|it| it.kind.name().len());
+    let width = width.max().unwrap_or(0).max(5);
+    let mut text = format!("{:width$}  faults   median     most\n", "fault");
+    for it in &recoveries {
+        let _ = writeln!(
+            text,
+            "{:width$}  {:>6}  {:>5.2} s  {:>5.2} s",
+            it.kind.name(),
+            it.faults,
+            it.median_s,
+            it.most_s
+        );
+    }
+    if recoveries.is_empty() {
+        return String::new();
+    }
+    text.push('\n');
+    text
 }
 
 fn last_line(report: &Report) -> String {
@@ -159,6 +224,8 @@ pub(super) fn as_json(report: &Report) -> Value {
         "passed": report.passed(),
         "strict": report.strict,
         "seed": report.seed,
+        "hosts": report.hosts,
+        "recovery": recoveries(report),
         "failures": report.failures(),
         "faults": report.faults,
         "not_injected": report.not_injected,
@@ -178,7 +245,6 @@ mod tests {
     use insta::assert_snapshot;
 
     use super::*;
-    use crate::commands::chaos::kind::FaultKind;
 
     fn told(number: usize, kind: FaultKind, words: &str, right: bool) -> Told {
         Told {
@@ -187,6 +253,7 @@ mod tests {
                 kind,
                 step: 10 * number as u64,
                 rank: 2,
+                host: None,
                 pause: 0.5,
                 seed: 7,
             },
@@ -242,6 +309,11 @@ mod tests {
         2    21  launcher kill            -  lost, no rank left                       2.50 s
         3    31  corrupted checkpoint     2  rank 2: signal 9, back to step 20        3.75 s
 
+        fault                 faults   median     most
+        kill                       1   1.25 s   1.25 s
+        launcher kill              1   2.50 s   2.50 s
+        corrupted checkpoint       1   3.75 s   3.75 s
+
         skipped: full disk: a tmpfs cannot be mounted: Operation not permitted
         4 attempts, 71 % of their time trained; 59 s, undisturbed 41 s; seed 3
         3 faults, each named and recovered from; 320 steps and 41 tensors are the same to the bit; no process is left
@@ -273,6 +345,10 @@ mod tests {
         1    11  kill                     2  failed, rank 1: signal 9, should be rank 2: signal 9        1.25 s  WRONG
         2    21  launcher kill            -  lost, no rank left                                          2.50 s
         3    31  corrupted checkpoint     2  waited for the verdict, in vain for 60 s                     never  WRONG
+
+        fault          faults   median     most
+        kill                1   1.25 s   1.25 s
+        launcher kill       1   2.50 s   2.50 s
 
         skipped: full disk: a tmpfs cannot be mounted: Operation not permitted
         4 attempts, 71 % of their time trained; 59 s, undisturbed 41 s; seed 3

@@ -26,6 +26,8 @@ pub(super) struct Process {
     pub(super) name: String,
     pub(super) state: char,
     pub(super) parent: u32,
+    /// When it was started, in ticks since the system was.
+    started: u64,
 }
 
 impl Process {
@@ -44,6 +46,8 @@ impl Process {
             name: name.to_owned(),
             state: fields.next()?.chars().next()?,
             parent: fields.next()?.parse().ok()?,
+            // The 22nd of all, and two after the parent are gone.
+            started: fields.nth(17)?.parse().ok()?,
         })
     }
 
@@ -58,18 +62,26 @@ pub(super) fn adopt_orphans() -> std::io::Result<()> {
     Ok(set_child_subreaper(Some(getpid()))?)
 }
 
-/// The children of this process that are not in `own`. Those that have ended are done with.
-pub(super) fn strangers(own: &[u32]) -> Vec<Process> {
-    let this = getpid().as_raw_nonzero().get().cast_unsigned();
+/// The children of a process, in the order in which they were started.
+pub(super) fn children(parent: u32) -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let children: Vec<Process> = pids
+    let mut children: Vec<Process> = pids
         .filter_map(Process::find)
-        .filter(|process| process.parent == this && !own.contains(&process.pid))
+        .filter(|process| process.parent == parent)
         .collect();
-    let (ended, alive): (Vec<_>, Vec<_>) = children.into_iter().partition(Process::has_ended);
+    children.sort_by_key(|process| (process.started, process.pid));
+    children
+}
+
+/// The children of this process that are not in `own`. Those that have ended are done with.
+pub(super) fn strangers(own: &[u32]) -> Vec<Process> {
+    let this = getpid().as_raw_nonzero().get().cast_unsigned();
+    let children = children(this).into_iter();
+    let strangers = children.filter(|process| !own.contains(&process.pid));
+    let (ended, alive): (Vec<_>, Vec<_>) = strangers.partition(Process::has_ended);
     for process in ended {
         if let Some(pid) = Pid::from_raw(process.pid.cast_signed()) {
             // It may be gone by now, which is as well.
@@ -162,9 +174,12 @@ mod tests {
 
     #[test]
     fn a_name_may_hold_anything() {
-        let process = Process::parse("17 (a ) R (b) S 5 17 17 0 -1\n").unwrap();
+        let process =
+            Process::parse("17 (a ) R (b) S 5 17 17 0 -1 0 0 0 0 0 1 2 0 0 20 0 1 0 4711 0\n")
+                .unwrap();
         assert_eq!(process.name, "a ) R (b");
         assert_eq!((process.pid, process.state, process.parent), (17, 'S', 5));
+        assert_eq!(process.started, 4711);
         assert_eq!(Process::parse("17 (a"), None);
     }
 

@@ -16,7 +16,7 @@ use super::{
 pub(super) const KILLED: &str = "signal 9";
 
 /// What the record of a stopped rank says.
-const HANGS: &str = "hang";
+pub(super) const HANGS: &str = "hang";
 
 /// What an attempt that ended made of a rank's fault, and whether it was that.
 pub(super) fn judge(ending: &Ending, rank: usize, class: &str) -> (String, bool) {
@@ -93,7 +93,7 @@ impl Trial {
         if let Some(mut launcher) = self.launcher.take() {
             launcher.kill();
         }
-        let gone = processes::wait_until_gone(&[], &attempt.pids);
+        let gone = processes::wait_until_gone(&self.own(), &attempt.pids);
         if let Err(left) = gone {
             let left = processes::names(&left);
             return Err(Halt::GivenUp(format!(

@@ -21,6 +21,9 @@ pub(super) struct Fault {
     pub(super) step: u64,
     /// Whom it hits, where it hits one rank.
     pub(super) rank: usize,
+    /// The host that it hits, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) host: Option<usize>,
     /// How long after that, in steps: most of all places where a fault can hit are within one.
     pub(super) pause: f64,
     /// Decides what else there is to decide, such as which byte is changed.
@@ -34,9 +37,27 @@ pub(super) struct Shape {
     /// Steps from save to save.
     pub(super) every: u64,
     pub(super) ranks: usize,
+    /// Machines; each has as many ranks as every other.
+    pub(super) hosts: usize,
 }
 
 impl Shape {
+    /// Ranks of each host.
+    pub(super) fn ranks_per_host(self) -> usize {
+        self.ranks / self.hosts
+    }
+
+    /// The host that a fault hits, where there are several.
+    fn host(self, kind: FaultKind, rank: usize, seed: u64) -> Option<usize> {
+        let any = || Draws(seed).below(self.hosts as u64) as usize;
+        (self.hosts > 1).then(|| match kind {
+            FaultKind::Kill | FaultKind::Stop => rank / self.ranks_per_host(),
+            FaultKind::LauncherKill => 0,
+            FaultKind::AgentKill => 1 + Draws(seed).below(self.hosts as u64 - 1) as usize,
+            _ => any(),
+        })
+    }
+
     /// Steps that a fault takes during which training goes on: a save that it is too late for, one that it
     /// hits, and one that succeeds again.
     fn steps_for_saves(self) -> u64 {
@@ -104,13 +125,17 @@ pub(super) fn draw(
             if kind.takes_saves() {
                 taken += shape.steps_for_saves();
             }
+            let rank = draws.below(shape.ranks as u64) as usize;
+            let pause = draws.below(1000) as f64 / 1000.0;
+            let seed = draws.next();
             Fault {
                 number: index + 1,
                 kind,
                 step,
-                rank: draws.below(shape.ranks as u64) as usize,
-                pause: draws.below(1000) as f64 / 1000.0,
-                seed: draws.next(),
+                rank,
+                host: shape.host(kind, rank, seed),
+                pause,
+                seed,
             }
         })
         .collect())
@@ -142,18 +167,20 @@ impl Draws {
 
 #[cfg(test)]
 mod tests {
-    use clap::ValueEnum;
-
-    use super::*;
+    use super::{
+        super::kind::{OF_HOSTS, OF_ONE_MACHINE},
+        *,
+    };
 
     const SHAPE: Shape = Shape {
         steps: 320,
         every: 10,
         ranks: 4,
+        hosts: 1,
     };
 
     fn all(seed: u64, count: usize) -> Vec<Fault> {
-        draw(seed, count, FaultKind::value_variants(), SHAPE).unwrap()
+        draw(seed, count, &OF_ONE_MACHINE, SHAPE).unwrap()
     }
 
     #[test]
@@ -167,7 +194,7 @@ mod tests {
         for seed in 0..200 {
             let faults = all(seed, 10);
             assert_eq!(faults.len(), 10);
-            for kind in FaultKind::value_variants() {
+            for kind in &OF_ONE_MACHINE {
                 assert!(faults.iter().any(|fault| fault.kind == *kind), "{kind:?}");
             }
             let mut free = 1;
@@ -206,11 +233,35 @@ mod tests {
             steps: LEAST_SAVES * 5,
             every: 5,
             ranks: 1,
+            hosts: 1,
         };
         for seed in 0..100 {
-            draw(seed, 10, FaultKind::value_variants(), shape).unwrap();
+            draw(seed, 10, &OF_ONE_MACHINE, shape).unwrap();
         }
         let error = draw(1, 10, &[FaultKind::SlowDisk], shape).unwrap_err();
         assert!(error.contains("room for 3 faults"), "{error}");
+    }
+
+    #[test]
+    fn a_fault_of_several_hosts_names_the_one_that_it_hits() {
+        let shape = Shape { hosts: 2, ..SHAPE };
+        let faults = draw(5, 200, &OF_HOSTS, shape).unwrap();
+        for fault in &faults {
+            let host = fault.host.unwrap();
+            match fault.kind {
+                FaultKind::Kill | FaultKind::Stop => assert_eq!(host, fault.rank / 2),
+                FaultKind::LauncherKill => assert_eq!(host, 0),
+                FaultKind::AgentKill => assert_eq!(host, 1),
+                _ => assert!(host < 2),
+            }
+        }
+        for kind in [FaultKind::NodeStop, FaultKind::LinkCut] {
+            let hosts = |host| {
+                let hits = faults.iter().filter(|it| it.kind == kind);
+                hits.filter(|it| it.host == Some(host)).count()
+            };
+            assert!(hosts(0) > 5 && hosts(1) > 5, "{kind:?}");
+        }
+        assert!(all(5, 10).iter().all(|fault| fault.host.is_none()));
     }
 }

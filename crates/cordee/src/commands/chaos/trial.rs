@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::{
     disk::SmallDisk,
+    hosts::Hosts,
     kind::FaultKind,
     launcher::{Launcher, Training},
     processes::{self, Handle},
@@ -28,7 +29,7 @@ const TICK: Duration = Duration::from_millis(5);
 const SLACK: Duration = Duration::from_mins(1);
 
 /// How many times as long as undisturbed work may take.
-const SLOWEST: u32 = 20;
+pub(super) const SLOWEST: u32 = 20;
 
 /// Why a run is not gone on with.
 #[derive(Debug)]
@@ -92,17 +93,55 @@ pub(super) struct Trial {
     pub(super) strace_log: PathBuf,
     pub(super) records: Records,
     pub(super) launcher: Option<Launcher>,
+    /// The machines, where there are several; the launcher is the agent of the first.
+    pub(super) hosts: Option<Hosts>,
     pub(super) interrupted: Arc<AtomicBool>,
     /// The last step that was done when the fault at hand was injected, and when that was.
     pub(super) hit: (u64, Instant),
 }
 
 impl Trial {
-    /// Starts the run, or goes on with it.
+    /// Starts the run, on all hosts, or goes on with it.
     pub(super) fn start(&mut self, resume: bool) -> Result<(), Halt> {
-        let started = self.training.start(resume);
-        self.launcher = Some(started.map_err(|error| format!("it cannot be started: {error}"))?);
+        let first = self.hosts.as_ref().map(|hosts| hosts.host(0));
+        let failed = |error| format!("it cannot be started: {error}");
+        let started = self.training.start_on(first.as_ref(), resume);
+        self.launcher = Some(started.map_err(failed)?);
+        if let Some(hosts) = &mut self.hosts
+            && !resume
+        {
+            hosts.start(&self.training).map_err(failed)?;
+        }
         Ok(())
+    }
+
+    /// Whatever has to be started again by itself is. Whether anything runs beside the launcher.
+    fn supervise(&mut self) -> Result<bool, Halt> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Err(Halt::Interrupted);
+        }
+        match &mut self.hosts {
+            None => Ok(false),
+            Some(hosts) => Ok(hosts.supervise(&self.training)?),
+        }
+    }
+
+    /// The processes that were started here and run.
+    pub(super) fn own(&self) -> Vec<u32> {
+        let others = self.hosts.as_ref().map_or_else(Vec::new, Hosts::pids);
+        self.launcher
+            .iter()
+            .map(Launcher::pid)
+            .chain(others)
+            .collect()
+    }
+
+    /// The process of the agent of a host.
+    pub(super) fn agent(&self, node: usize) -> Result<u32, Halt> {
+        Ok(match &self.hosts {
+            Some(hosts) if node > 0 => hosts.agent(node)?,
+            _ => self.launcher.as_ref().ok_or("nothing runs")?.pid(),
+        })
     }
 
     /// Injects a fault when it is due, and sees the run through it.
@@ -112,6 +151,11 @@ impl Trial {
         self.hit();
         let attempt = self.attempt()?;
         let (mut words, mut right) = match fault.kind {
+            FaultKind::Kill if fault.host.is_some() => self.kill_on_host(fault)?,
+            FaultKind::Stop if fault.host.is_some() => self.stop_on_host(fault)?,
+            FaultKind::AgentKill => self.kill_agent(fault)?,
+            FaultKind::NodeStop => self.stop_node(fault)?,
+            FaultKind::LinkCut => self.cut_link(fault)?,
             FaultKind::Kill => self.kill(fault)?,
             FaultKind::Stop => self.stop(fault)?,
             FaultKind::LauncherKill => self.kill_launcher()?,
@@ -148,18 +192,21 @@ impl Trial {
     pub(super) fn finish(&mut self) -> Result<(), Halt> {
         let deadline = Instant::now() + self.pace.steps(self.shape.steps);
         loop {
-            self.check_interrupt()?;
+            let others = self.supervise()?;
             let Some(launcher) = &mut self.launcher else {
                 return Err(Halt::GivenUp("nothing runs".to_owned()));
             };
             if let Some(status) = launcher.ended() {
-                self.launcher = None;
-                if status.success() {
+                if status.success() && !others {
+                    self.launcher = None;
                     return Ok(());
                 }
-                return Err(Halt::GivenUp(format!(
-                    "after the last fault the launcher ended with {status}"
-                )));
+                if !status.success() {
+                    self.launcher = None;
+                    return Err(Halt::GivenUp(format!(
+                        "after the last fault the launcher ended with {status}"
+                    )));
+                }
             }
             if Instant::now() > deadline {
                 return Err(Halt::GivenUp(
@@ -179,7 +226,7 @@ impl Trial {
     ) -> Result<T, Halt> {
         let begun = Instant::now();
         loop {
-            self.check_interrupt()?;
+            self.supervise()?;
             // Before the look, so that what it did last is seen.
             let ended = self.launcher.as_mut().and_then(Launcher::ended);
             if let Some(seen) = look(&mut self.records) {
@@ -218,10 +265,10 @@ impl Trial {
     }
 
     /// Lets some time pass.
-    pub(super) fn pause(&self, time: Duration) -> Result<(), Halt> {
+    pub(super) fn pause(&mut self, time: Duration) -> Result<(), Halt> {
         let begun = Instant::now();
         while begun.elapsed() < time {
-            self.check_interrupt()?;
+            self.supervise()?;
             thread::sleep(TICK.min(time));
         }
         Ok(())
@@ -235,11 +282,17 @@ impl Trial {
 
     /// A rank's process.
     pub(super) fn rank(&mut self, attempt: &Attempt, rank: usize) -> Result<Handle, Halt> {
-        let launcher = self.launcher.as_ref().ok_or("nothing runs")?.pid();
-        let pid = attempt.pids.get(rank);
-        let pid =
-            *pid.ok_or_else(|| format!("it is not on record which process rank {rank} is"))?;
-        Ok(Handle::open(pid, launcher).map_err(|why| format!("rank {rank}: {why}"))?)
+        let per_host = self.shape.ranks_per_host();
+        let agent = self.agent(rank / per_host)?;
+        // The record has those of the first host only.
+        let pid = if rank < per_host {
+            attempt.pids.get(rank).copied()
+        } else {
+            let ranks = processes::children(agent);
+            ranks.get(rank % per_host).map(|process| process.pid)
+        };
+        let pid = pid.ok_or_else(|| format!("it is not on record which process rank {rank} is"))?;
+        Ok(Handle::open(pid, agent).map_err(|why| format!("rank {rank}: {why}"))?)
     }
 
     /// Waits until an attempt has ended, and returns how.
@@ -272,16 +325,12 @@ impl Trial {
         if let Some(mut launcher) = self.launcher.take() {
             launcher.kill();
         }
+        if let Some(hosts) = &mut self.hosts {
+            hosts.kill();
+        }
         let left = processes::wait_until_gone(&[], &pids).map(drop);
         processes::kill_strangers(&[]);
         left.map_err(|left| processes::names(&left))
-    }
-
-    fn check_interrupt(&self) -> Result<(), Halt> {
-        if self.interrupted.load(Ordering::Relaxed) {
-            return Err(Halt::Interrupted);
-        }
-        Ok(())
     }
 }
 

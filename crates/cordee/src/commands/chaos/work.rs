@@ -19,13 +19,17 @@ pub(super) struct WorkDir {
 }
 
 /// What is made in it.
-const OURS: [&str; 5] = [
+const OURS: [&str; 6] = [
     "undisturbed",
     "undisturbed.log",
     "disturbed",
     "disturbed.log",
     "strace.log",
+    "hosts",
 ];
+
+/// How the name of the file begins by which the hosts of a run meet.
+const MEETING: &str = ".meeting-";
 
 impl WorkDir {
     /// The directory that was named, or a temporary one.
@@ -69,6 +73,10 @@ impl WorkDir {
         self.path.join("disturbed")
     }
 
+    pub(super) fn hosts(&self) -> PathBuf {
+        self.path.join("hosts")
+    }
+
     pub(super) fn log(&self, name: &str) -> PathBuf {
         self.path.join(format!("{name}.log"))
     }
@@ -87,6 +95,12 @@ impl WorkDir {
             } else {
                 fs::remove_file(&path)
             };
+        }
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            // By which the hosts of a run meet; one that is killed leaves it.
+            if entry.file_name().to_string_lossy().starts_with(MEETING) {
+                let _ = fs::remove_file(entry.path());
+            }
         }
         if self.made {
             let _ = fs::remove_dir(&self.path);

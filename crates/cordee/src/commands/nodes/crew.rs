@@ -301,13 +301,16 @@ impl Watch<'_> {
                 report,
             } if generation == self.crew.generation => match serde_json::from_value(report) {
                 Ok(Sent { report, seen }) => self.ended(node, report, seen),
-                Err(error) => self.lost(node, format!("its report makes no sense: {error}")),
+                Err(error) => {
+                    let why = format!("its report makes no sense: {error}");
+                    self.lost(node, Told::Lost(why));
+                }
             },
             CoordinatorEvent::Lost {
                 node,
                 member: true,
                 why,
-            } if self.parts.contains_key(&node) => self.lost(node, why.to_string()),
+            } if self.parts.contains_key(&node) => self.lost(node, Told::of_loss(&why)),
             CoordinatorEvent::StopRequested { count, .. } => ask(self.stop, count),
             _ => {}
         }
@@ -324,8 +327,8 @@ impl Watch<'_> {
         self.note(node, Told::Ended(report));
     }
 
-    fn lost(&mut self, node: usize, why: String) {
-        self.note(node, Told::Lost(why));
+    fn lost(&mut self, node: usize, told: Told) {
+        self.note(node, told);
         self.end(false);
     }
 

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, time::Duration};
 
-use cordee_launch::{Ending, FailureReport, HungRank, LostNode, Outcome};
+use cordee_launch::{Ending, FailureReport, HungRank, LostNode, Outcome, rendezvous::Loss};
 use cordee_protocol::Failure as Said;
 use serde::{Deserialize, Serialize};
 
@@ -75,19 +75,42 @@ pub(crate) struct Part {
 pub(crate) enum Told {
     Ended(NodeReport),
     Lost(String),
+    /// Nothing was heard of it for so long.
+    Silent(Duration),
+    /// It is there, and heard nothing of the first node for so long.
+    Missed(Duration),
+}
+
+impl Told {
+    pub(crate) fn of_loss(why: &Loss) -> Self {
+        match why {
+            Loss::Silent { after } => Self::Silent(*after),
+            Loss::GaveUp { after } => Self::Missed(*after),
+            why => Self::Lost(why.to_string()),
+        }
+    }
 }
 
 /// One outcome of them all. The cause is the first rank that failed and blames no other; else a node that
 /// is gone; else who hangs, judged by how all ranks stood; else the first of the victims.
 pub(crate) fn merge(told: Vec<(Part, Told)>, seen: Vec<HungRank>, ran_for: Duration) -> Outcome {
     let mut hang = None;
-    let mut lost = None;
+    let mut lost = first_node(&told, ran_for);
     let mut own = None;
     let mut victim = None;
     let (mut stopped, mut interrupted) = (false, false);
     for (part, told) in told {
         match told {
             Told::Lost(why) => {
+                lost.get_or_insert_with(|| of_lost(&part, why, ran_for));
+            }
+            Told::Silent(after) => {
+                let why = Loss::Silent { after }.to_string();
+                lost.get_or_insert_with(|| of_lost(&part, why, ran_for));
+            }
+            // Only where the first node has no part of its own, which is never.
+            Told::Missed(after) => {
+                let why = Loss::GaveUp { after }.to_string();
                 lost.get_or_insert_with(|| of_lost(&part, why, ran_for));
             }
             Told::Ended(NodeReport::Done) => {}
@@ -127,6 +150,29 @@ pub(crate) fn merge(told: Vec<(Part, Told)>, seen: Vec<HungRank>, ran_for: Durat
         None if stopped => Outcome::Stopped,
         None => Outcome::Done,
     }
+}
+
+/// That the first node itself was lost for a while, if the others tell so: one missed it, or it heard
+/// nothing of any of them. Of two nodes that hear nothing of each other either may be the one.
+fn first_node(told: &[(Part, Told)], ran_for: Duration) -> Option<Box<FailureReport>> {
+    let (first, _) = told.iter().find(|(part, _)| part.node == 0)?;
+    let others = || told.iter().filter(|(part, _)| part.node != 0);
+    let missed = others().find_map(|(part, told)| match told {
+        Told::Missed(after) => Some(format!(
+            "node {} ({}) heard nothing of it for {:.1} s",
+            part.node,
+            part.host,
+            after.as_secs_f64()
+        )),
+        _ => None,
+    });
+    let silent = || {
+        let all = others().all(|(_, told)| matches!(told, Told::Silent(_)));
+        let words = "it heard nothing of all other nodes at once, and is cut off itself";
+        (all && others().count() > 1).then(|| words.to_owned())
+    };
+    let why = missed.or_else(silent)?;
+    Some(of_lost(first, why, ran_for))
 }
 
 fn with_others(mut report: Box<FailureReport>, others: Vec<HungRank>) -> Box<FailureReport> {
@@ -246,6 +292,22 @@ mod tests {
             ),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_first_node_is_to_blame_if_others_miss_it_or_all_are_silent() {
+        let after = Duration::from_secs(15);
+        let own = || (part(0), failed(0, 1, Some(3)));
+        let lost = |told| cause(told).lost.unwrap();
+        let silent = |node| (part(node), Told::Silent(after));
+        let missed = lost(vec![(part(1), Told::Missed(after)), own()]);
+        assert_eq!((missed.node, missed.ranks), (0, 0..2));
+        assert_eq!(missed.why, "node 1 (host-1) heard nothing of it for 15.0 s");
+        assert_eq!(lost(vec![silent(1), silent(2), own()]).node, 0);
+        // Where another one is heard, the silent one is to blame, and of two it may be either.
+        let ended = (part(2), Told::Ended(NodeReport::Interrupted));
+        assert_eq!(lost(vec![own(), silent(1), ended]).node, 1);
+        assert_eq!(lost(vec![own(), silent(1)]).node, 1);
     }
 
     #[test]
