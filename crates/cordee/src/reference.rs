@@ -70,6 +70,16 @@ fn environment() -> String {
             "tokenised data is kept in `$XDG_CACHE_HOME/cordee`, else in `~/.cache/cordee`; `data.cache_dir` comes first. Compiled kernels are kept in `kernels` there",
         ),
         (
+            "CORDEE_JOB_TOKEN",
+            "a text that stands for the secret of a job on several machines, the same on all of them; needed where \
+             they meet at a named endpoint",
+        ),
+        (
+            "SLURM_PROCID",
+            "and what else schedulers and launchers set, such as `RANK`, `JOB_COMPLETION_INDEX` and \
+             `OMPI_COMM_WORLD_RANK`: who this process of a job is ([clusters](../clusters.md))",
+        ),
+        (
             "PYTHON_EXEC",
             "the Python that `cordee launch` runs scripts with, in place of `python3`",
         ),

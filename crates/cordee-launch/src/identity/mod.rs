@@ -141,19 +141,23 @@ impl Identity {
             if let Some(main) = main
                 && main.one_worker == other.one_worker
             {
-                same("which of the nodes this is", &main.node, &other.node)?;
-                same("how many nodes there are", &main.count, &other.count)?;
+                same(
+                    "which of the nodes this is",
+                    main.node.as_ref(),
+                    other.node.as_ref(),
+                )?;
+                same(
+                    "how many nodes there are",
+                    main.count.as_ref(),
+                    other.count.as_ref(),
+                )?;
             }
         }
         let given = main.and_then(|main| main.count.clone());
         let (fewest, most) = asked.range(given.as_ref())?;
         let node = match (&asked.node, main.and_then(|main| main.node.clone())) {
             (Some(typed), Some(set)) => {
-                same(
-                    "which of the nodes this is",
-                    &Some(typed.clone()),
-                    &Some(set),
-                )?;
+                same("which of the nodes this is", Some(typed), Some(&set))?;
                 Some(typed.clone())
             }
             (typed, set) => typed.clone().or(set),
@@ -211,18 +215,14 @@ struct Asked {
 
 impl Asked {
     fn of(flags: &Flags, lookup: Lookup<'_>) -> Result<Self, IdentityError> {
-        let given = |typed: &Option<String>, flag: &str| match typed {
-            Some(value) => Some((flag.to_owned(), value.clone())),
-            None => {
-                let name = format!(
-                    "PET_{}",
-                    flag.trim_start_matches('-')
-                        .replace('-', "_")
-                        .to_uppercase()
-                );
-                let value = lookup(&name).filter(|value| !value.is_empty())?;
-                Some((name, value))
+        let given = |typed: &Option<String>, flag: &str| {
+            if let Some(value) = typed {
+                return Some((flag.to_owned(), value.clone()));
             }
+            let name = flag.trim_start_matches('-').replace('-', "_");
+            let name = format!("PET_{}", name.to_uppercase());
+            let value = lookup(&name).filter(|value| !value.is_empty())?;
+            Some((name, value))
         };
         let node = given(&flags.node_rank, "--node-rank");
         let nodes = given(&flags.nnodes, "--nnodes").map(nodes).transpose()?;
@@ -309,8 +309,8 @@ fn place((name, value): &(String, String)) -> Result<Option<(String, u16)>, Iden
 
 fn same(
     what: &'static str,
-    first: &Option<Fact>,
-    second: &Option<Fact>,
+    first: Option<&Fact>,
+    second: Option<&Fact>,
 ) -> Result<(), IdentityError> {
     match (first, second) {
         (Some(first), Some(second)) if first.value != second.value => {
@@ -339,7 +339,7 @@ fn within(node: Fact, count: Option<&Fact>) -> Result<usize, IdentityError> {
     }
 }
 
-/// Tasks that see one GPU each cannot reach each other's by NVLink, and count devices from 0 all of them
+/// Tasks that see one GPU each cannot reach each other's by `NVLink`, and count devices from 0 all of them
 /// (NVIDIA/nccl#1066).
 fn hidden_devices(lookup: Lookup<'_>, locals: usize) -> Option<String> {
     let shown = lookup("CUDA_VISIBLE_DEVICES")?;

@@ -46,7 +46,7 @@ pub(crate) struct LaunchArgs {
     /// Accepted, and of no effect: the processes of one machine need none.
     #[arg(long, alias = "rdzv_backend", value_name = "NAME")]
     pub(crate) rdzv_backend: Option<String>,
-    /// With several machines: join_timeout and last_call_timeout, in seconds; other keys have no effect.
+    /// With several machines: `join_timeout` and `last_call_timeout`, in seconds; other keys have no effect.
     #[arg(long, alias = "rdzv_conf", value_name = "KEY=VALUE,...")]
     pub(crate) rdzv_conf: Option<String>,
     /// One machine, meeting at a free port: what is done anyway.

@@ -362,7 +362,7 @@ impl Experiment<'_> {
                     format!("parallel.workers={}", self.shape.ranks_per_host()),
                     format!("launch.node_timeout=\"{}s\"", SILENCE.as_secs()),
                 ]);
-                Some(Hosts::make(count, self.work.hosts()).map_err(environment)?)
+                Some(Hosts::make(count, &self.work.hosts()).map_err(environment)?)
             }
         };
         let checkpoints = training.run_dir.join("checkpoints");

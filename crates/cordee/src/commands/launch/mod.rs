@@ -120,14 +120,12 @@ impl Job {
             let mut world = World::of_one_node(self.options.processes);
             let mut parts = Vec::new();
             if let Some(crew) = &mut crew {
-                match self.gather(crew, attempt, &mut place, stop)? {
-                    Some(found) => (world, parts) = found,
-                    None => {
-                        show.console()
-                            .note("stopped on request, before all nodes were there");
-                        return Ok(ExitCode::Requeue.code());
-                    }
-                }
+                let Some(found) = self.gather(crew, attempt, &mut place, stop)? else {
+                    let console = show.console();
+                    console.note("stopped on request, before all nodes were there");
+                    return Ok(ExitCode::Requeue.code());
+                };
+                (world, parts) = found;
             }
             show.console()
                 .note(&self.first_line(attempt, &place, &world));

@@ -166,12 +166,11 @@ impl Crew {
                     coordinator.give_up();
                 }
             }
-            match gathering.join().expect("gathering does not panic") {
-                Ok(_) if stop.count() > 0 => Ok(None),
-                Ok(members) => Ok(Some(members)),
-                Err(_) if stop.count() > 0 => Ok(None),
-                Err(error) => Err(failed(error)),
+            let members = gathering.join().expect("gathering does not panic");
+            if stop.count() > 0 {
+                return Ok(None);
             }
+            members.map(Some).map_err(failed)
         })
     }
 
@@ -280,9 +279,9 @@ impl Watch<'_> {
                 self.ended(0, report, Vec::new());
             }
             let event = self.crew.coordinator.next_event(SLICE);
-            match event.inspect_err(|_| self.own_stop.end()).map_err(failed)? {
-                Some(event) => self.heard(event),
-                None => {}
+            let event = event.inspect_err(|_| self.own_stop.end());
+            if let Some(event) = event.map_err(failed)? {
+                self.heard(event);
             }
             self.expire();
             if looked.is_none_or(|at: Instant| at.elapsed() >= Duration::from_secs(1)) {

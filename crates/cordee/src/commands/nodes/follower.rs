@@ -191,11 +191,10 @@ fn run(
                     agent.beat(serde_json::to_value(look()).unwrap_or_default());
                 }
                 match agent.next(SLICE) {
-                    None => {}
-                    Some(AgentEvent::Stop { generation: of }) if of == generation => {
-                        if own_stop.count() == 0 {
-                            own_stop.request();
-                        }
+                    Some(AgentEvent::Stop { generation: of })
+                        if of == generation && own_stop.count() == 0 =>
+                    {
+                        own_stop.request();
                     }
                     Some(AgentEvent::End {
                         generation: of,
@@ -206,7 +205,7 @@ fn run(
                         }
                         own_stop.end();
                     }
-                    Some(AgentEvent::Stop { .. } | AgentEvent::End { .. }) => {}
+                    None | Some(AgentEvent::Stop { .. } | AgentEvent::End { .. }) => {}
                     // Whatever else comes, this generation is over.
                     Some(event) => {
                         own_stop.end();

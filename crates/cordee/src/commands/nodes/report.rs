@@ -117,7 +117,7 @@ pub(crate) fn merge(told: Vec<(Part, Told)>, seen: Vec<HungRank>, ran_for: Durat
             Told::Ended(NodeReport::Stopped) => stopped = true,
             Told::Ended(NodeReport::Interrupted) => interrupted = true,
             Told::Ended(NodeReport::NotStarted { code, text }) => {
-                own.get_or_insert_with(|| not_started(&part, code, text, ran_for));
+                own.get_or_insert_with(|| not_started(&part, code, &text, ran_for));
             }
             Told::Ended(NodeReport::Failed(report)) if report.hang.is_some() => {
                 hang = Some(match hang.take() {
@@ -193,7 +193,7 @@ fn of_lost(part: &Part, why: String, ran_for: Duration) -> Box<FailureReport> {
     })
 }
 
-fn not_started(part: &Part, code: u8, text: String, ran_for: Duration) -> Box<FailureReport> {
+fn not_started(part: &Part, code: u8, text: &str, ran_for: Duration) -> Box<FailureReport> {
     Box::new(FailureReport {
         exit_code: code,
         ending: Ending::Exited(i32::from(code)),

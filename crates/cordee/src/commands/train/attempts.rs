@@ -114,7 +114,7 @@ impl Supervisor<'_> {
     fn run(mut self, mut course: Course) -> Result<u8, Failure> {
         let memory = gpus::MemoryInUse::of(self.training.plan.device);
         loop {
-            let (outcome, decision) = self.attempt(course)?;
+            let (outcome, decision) = self.attempt(&course)?;
             match (outcome, decision) {
                 (Outcome::Failed(report), Some(Decision::Restart { counted })) => {
                     self.tell_restart(&report, counted);
@@ -146,7 +146,7 @@ impl Supervisor<'_> {
     }
 
     /// One attempt, from the start of its ranks to the end of the last.
-    fn attempt(&mut self, course: Course) -> Result<(Outcome, Option<Decision>), Failure> {
+    fn attempt(&mut self, course: &Course) -> Result<(Outcome, Option<Decision>), Failure> {
         let resumed = course.step();
         let checkpoint = course
             .checkpoint
@@ -201,7 +201,7 @@ impl Supervisor<'_> {
 
     /// Everything that an attempt needs before its ranks start; nothing, if somebody asked to stop before
     /// all nodes were there.
-    fn prepare(&mut self, course: Course) -> Result<Option<Ready>, Failure> {
+    fn prepare(&mut self, course: &Course) -> Result<Option<Ready>, Failure> {
         loop {
             let listeners = match &self.training.crew {
                 None => Vec::new(),
@@ -210,7 +210,7 @@ impl Supervisor<'_> {
             let Some(members) = self.gather(&listeners)? else {
                 return Ok(None);
             };
-            let alone = self.alone(&course, &members)?;
+            let alone = self.alone(course, &members)?;
             let (assignment, parts) = if members.is_empty() {
                 (alone, Vec::new())
             } else {

@@ -7,7 +7,11 @@
 mod faults;
 mod network;
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use cordee_protocol::ExitCode;
 
@@ -46,8 +50,8 @@ pub(super) struct Hosts {
 
 impl Hosts {
     /// So many, each with a log in this folder.
-    pub(super) fn make(count: usize, logs: PathBuf) -> anyhow::Result<Self> {
-        fs_err::create_dir_all(&logs)?;
+    pub(super) fn make(count: usize, logs: &Path) -> anyhow::Result<Self> {
+        fs_err::create_dir_all(logs)?;
         Ok(Self {
             network: Network::make(count)?,
             logs: (0..count)
