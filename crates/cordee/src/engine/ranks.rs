@@ -14,7 +14,11 @@ pub(crate) enum Ranks {
         machines: usize,
     },
     /// With a GPU each.
-    Nccl { group: NcclGroup, library: Library },
+    Nccl {
+        group: Box<NcclGroup>,
+        library: Library,
+        machines: usize,
+    },
 }
 
 impl Ranks {
@@ -36,14 +40,18 @@ impl Ranks {
         let library = Library::open(&cordee::nccl_paths())
             .inspect_err(|error| group.fail(&error.to_string()))?;
         let group = NcclGroup::new("ranks", group, queue, library).map_err(TrainError::from)?;
-        Ok(Self::Nccl { group, library })
+        Ok(Self::Nccl {
+            group: Box::new(group),
+            library,
+            machines,
+        })
     }
 
     /// For whoever has something to tell the other ranks.
     pub(crate) fn group(&mut self) -> &mut dyn ProcessGroup {
         match self {
             Self::Host { group, .. } => group.as_mut(),
-            Self::Nccl { group, .. } => group,
+            Self::Nccl { group, .. } => group.as_mut(),
         }
     }
 
@@ -54,7 +62,12 @@ impl Ranks {
             Self::Host { machines, .. } => {
                 format!("shared memory, and TCP between {machines} machines")
             }
-            Self::Nccl { library, .. } => format!("NCCL {}", library.version()),
+            Self::Nccl {
+                library, machines, ..
+            } => match machines {
+                1 => format!("NCCL {}", library.version()),
+                machines => format!("NCCL {} between {machines} machines", library.version()),
+            },
         }
     }
 

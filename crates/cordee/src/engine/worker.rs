@@ -381,9 +381,8 @@ fn blamed(error: Option<&TrainError>) -> Option<usize> {
         error => error,
     };
     match error {
-        CommError::PeerFailed { peer, .. } => Some(*peer),
+        CommError::PeerFailed { peer, .. } | CommError::Unreachable { peer, .. } => Some(*peer),
         CommError::Timeout { missing, .. } => missing.first().copied(),
-        CommError::Unreachable { peer, .. } => Some(*peer),
         _ => None,
     }
 }
