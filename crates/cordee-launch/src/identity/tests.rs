@@ -2,12 +2,12 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn find(flags: Flags, set: &[(&str, &str)]) -> Result<Identity, String> {
+fn find(flags: &Flags, set: &[(&str, &str)]) -> Result<Identity, String> {
     let lookup = |name: &str| {
         let found = set.iter().find(|(known, _)| *known == name);
         found.map(|(_, value)| (*value).to_owned())
     };
-    Identity::find(&flags, &lookup).map_err(|error| error.to_string())
+    Identity::find(flags, &lookup).map_err(|error| error.to_string())
 }
 
 fn typed(nnodes: Option<&str>, node_rank: Option<&str>) -> Flags {
@@ -48,7 +48,7 @@ const SLURM: [(&str, &str); 7] = [
 
 #[test]
 fn nothing_is_one_node_by_itself() {
-    let found = find(none(), &[("PET_NNODES", "")]).unwrap();
+    let found = find(&none(), &[("PET_NNODES", "")]).unwrap();
     assert_eq!(place(&found), (0, 1, 1, false, 0, 1));
     assert_eq!(
         (found.source, found.job, found.endpoint),
@@ -58,7 +58,7 @@ fn nothing_is_one_node_by_itself() {
 
 #[test]
 fn flags_and_their_names_in_the_environment() {
-    let found = find(typed(Some("2:4"), Some("3")), &[]).unwrap();
+    let found = find(&typed(Some("2:4"), Some("3")), &[]).unwrap();
     assert_eq!(place(&found), (3, 2, 4, false, 0, 1));
     let set = [
         ("PET_NNODES", "3"),
@@ -66,28 +66,28 @@ fn flags_and_their_names_in_the_environment() {
         ("PET_RDZV_ENDPOINT", "[fd00::1]:29400"),
         ("PET_RDZV_ID", "job"),
     ];
-    let found = find(none(), &set).unwrap();
+    let found = find(&none(), &set).unwrap();
     assert_eq!(place(&found), (2, 3, 3, false, 0, 1));
     assert_eq!(found.endpoint, Some(("fd00::1".to_owned(), 29400)));
     assert_eq!(found.job.as_deref(), Some("job"));
     // What is typed comes first: they are names of the same thing.
-    let found = find(typed(Some("2"), Some("0")), &set).unwrap();
+    let found = find(&typed(Some("2"), Some("0")), &set).unwrap();
     assert_eq!(place(&found), (0, 2, 2, false, 0, 1));
     // A node beyond the most is a spare.
-    assert_eq!(find(typed(Some("2"), Some("2")), &[]).unwrap().node, 2);
+    assert_eq!(find(&typed(Some("2"), Some("2")), &[]).unwrap().node, 2);
 }
 
 #[test]
 fn a_step_of_slurm_is_a_node_each() {
-    let found = find(none(), &SLURM).unwrap();
+    let found = find(&none(), &SLURM).unwrap();
     assert_eq!(place(&found), (1, 2, 2, false, 0, 1));
     assert_eq!(found.job.as_deref(), Some("slurm-77-0"));
     assert_eq!(found.source, Some("Slurm"));
     // Fewer are asked for than there are.
-    let found = find(typed(Some("1"), None), &SLURM).unwrap();
+    let found = find(&typed(Some("1"), None), &SLURM).unwrap();
     assert_eq!(place(&found), (1, 1, 1, false, 0, 1));
     assert_eq!(found.remarks, ["1 of 2 nodes are spares"]);
-    let found = find(typed(Some("1:8"), None), &SLURM).unwrap();
+    let found = find(&typed(Some("1:8"), None), &SLURM).unwrap();
     assert_eq!(place(&found), (1, 1, 2, false, 0, 1));
 }
 
@@ -102,7 +102,7 @@ fn a_task_for_each_rank_has_one_worker() {
         ("SLURM_TASKS_PER_NODE", "3,2"),
         ("CUDA_VISIBLE_DEVICES", "0"),
     ]);
-    let found = find(none(), &set).unwrap();
+    let found = find(&none(), &set).unwrap();
     assert_eq!(place(&found), (4, 5, 5, true, 1, 2));
     assert!(
         found.remarks[0].contains("--gpu-bind=none"),
@@ -117,7 +117,7 @@ fn a_batch_script_is_one_process_whatever_is_allocated() {
         .into_iter()
         .filter(|(name, _)| *name != "SLURM_STEP_ID")
         .collect();
-    let found = find(none(), &set).unwrap();
+    let found = find(&none(), &set).unwrap();
     assert_eq!(place(&found), (0, 1, 1, false, 0, 1));
     assert!(
         found.remarks[0].contains("`srun` starts it on all"),
@@ -136,21 +136,21 @@ fn a_worker_of_torchrun_is_one_rank() {
         ("TORCHELASTIC_RUN_ID", "x"),
         ("TORCHELASTIC_RESTART_COUNT", "2"),
     ];
-    let found = find(none(), &set).unwrap();
+    let found = find(&none(), &set).unwrap();
     assert_eq!(place(&found), (3, 4, 4, true, 1, 2));
     assert_eq!(found.job.as_deref(), Some("torchrun-x"));
     // Within Slurm, which counts machines: other numbers of other things.
     let both: Vec<_> = set.into_iter().chain(SLURM).collect();
-    assert_eq!(place(&find(none(), &both).unwrap()), (3, 4, 4, true, 1, 2));
+    assert_eq!(place(&find(&none(), &both).unwrap()), (3, 4, 4, true, 1, 2));
     // Kubeflow's, of pods.
     let pods = [("RANK", "1"), ("WORLD_SIZE", "2")];
-    assert_eq!(find(none(), &pods).unwrap().most, 1);
+    assert_eq!(find(&none(), &pods).unwrap().most, 1);
 }
 
 #[test]
 fn pods_of_an_indexed_job_are_counted_by_a_flag() {
     let pod = [("JOB_COMPLETION_INDEX", "1")];
-    let found = find(typed(Some("2"), None), &pod).unwrap();
+    let found = find(&typed(Some("2"), None), &pod).unwrap();
     assert_eq!(place(&found), (1, 2, 2, false, 0, 1));
     assert_eq!(found.source, Some("Kubernetes"));
 }
@@ -158,7 +158,7 @@ fn pods_of_an_indexed_job_are_counted_by_a_flag() {
 #[test]
 fn others_that_start_nodes_or_ranks() {
     let sky = [("SKYPILOT_NODE_RANK", "1"), ("SKYPILOT_NUM_NODES", "2")];
-    assert_eq!(place(&find(none(), &sky).unwrap()), (1, 2, 2, false, 0, 1));
+    assert_eq!(place(&find(&none(), &sky).unwrap()), (1, 2, 2, false, 0, 1));
     let mpi = |local, locals| {
         [
             ("OMPI_COMM_WORLD_RANK", "1"),
@@ -167,26 +167,26 @@ fn others_that_start_nodes_or_ranks() {
             ("OMPI_COMM_WORLD_LOCAL_SIZE", locals),
         ]
     };
-    let found = |local, locals| place(&find(none(), &mpi(local, locals)).unwrap());
+    let found = |local, locals| place(&find(&none(), &mpi(local, locals)).unwrap());
     assert_eq!(found("0", "1"), (1, 2, 2, false, 0, 1));
     assert_eq!(found("1", "2"), (1, 2, 2, true, 1, 2));
 }
 
 #[test]
 fn who_disagrees_is_named_with_both_values() {
-    let told = find(typed(None, Some("0")), &SLURM).unwrap_err();
+    let told = find(&typed(None, Some("0")), &SLURM).unwrap_err();
     assert_eq!(
         told,
         "--node-rank is 0, and SLURM_NODEID is 1: they say different things of which of the nodes this is"
     );
     let mut set = SLURM.to_vec();
     set.extend([("SKYPILOT_NODE_RANK", "1"), ("SKYPILOT_NUM_NODES", "3")]);
-    let told = find(none(), &set).unwrap_err();
+    let told = find(&none(), &set).unwrap_err();
     assert!(
         told.starts_with("SLURM_NNODES is 2, and SKYPILOT_NUM_NODES is 3"),
         "{told}"
     );
-    let told = find(typed(Some("3"), None), &SLURM).unwrap_err();
+    let told = find(&typed(Some("3"), None), &SLURM).unwrap_err();
     assert_eq!(
         told,
         "--nnodes is 3, and SLURM_NNODES is 2: that is too few"
@@ -195,7 +195,8 @@ fn who_disagrees_is_named_with_both_values() {
 
 #[test]
 fn what_makes_no_sense_is_named() {
-    let cases: [(Flags, &[(&str, &str)], &str); 7] = [
+    type Case<'a> = (Flags, &'a [(&'a str, &'a str)], &'a str);
+    let cases: [Case<'_>; 7] = [
         (typed(Some("0"), None), &[], "--nnodes is `0`"),
         (typed(Some("3:2"), None), &[], "--nnodes is `3:2`"),
         (typed(Some("2"), Some("one")), &[], "--node-rank is `one`"),
@@ -217,13 +218,13 @@ fn what_makes_no_sense_is_named() {
         ),
     ];
     for (flags, set, says) in cases {
-        let told = find(flags, set).unwrap_err();
+        let told = find(&flags, set).unwrap_err();
         assert!(told.contains(says), "{told}");
     }
     let mut heterogeneous = SLURM.to_vec();
     heterogeneous.push(("SLURM_HET_SIZE", "2"));
     assert!(
-        find(none(), &heterogeneous)
+        find(&none(), &heterogeneous)
             .unwrap_err()
             .contains("heterogeneous")
     );
@@ -245,7 +246,7 @@ proptest! {
         set.push(("PET_NNODES", &nnodes));
         set.retain(|(name, _)| *name != "SLURM_NODEID");
         set.push(("SLURM_NODEID", &node));
-        if let Ok(found) = find(none(), &set) {
+        if let Ok(found) = find(&none(), &set) {
             prop_assert!(found.fewest <= found.most && found.local < found.locals);
         }
     }
