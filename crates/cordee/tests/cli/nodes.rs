@@ -322,6 +322,28 @@ fn nodes_that_do_not_come_are_named() {
         .says(&["did not find the coordinator"]);
 }
 
+#[test]
+fn who_waits_for_others_can_be_stopped() {
+    let fixture = Fixture::new();
+    for (node, waits, says) in [
+        (
+            1,
+            "looking for the first node",
+            "before this node had joined",
+        ),
+        (0, "waiting for nodes", "stopped on request"),
+    ] {
+        let mut agent = Agent::start(&fixture, "2", node, &[]);
+        let stderr = agent.0.as_mut().unwrap().stderr.take().unwrap();
+        let mut lines = BufReader::new(stderr).lines().map(Result::unwrap);
+        assert!(lines.any(|line| line.contains(waits)));
+        signal(agent.pid(), Signal::TERM);
+        let rest: Vec<String> = lines.collect();
+        agent.end().expect(75);
+        assert!(rest.iter().any(|line| line.contains(says)), "{rest:?}");
+    }
+}
+
 /// Under torchrun, or srun with a task for each rank.
 #[test]
 fn a_process_for_each_rank_is_a_node_of_one_worker() {

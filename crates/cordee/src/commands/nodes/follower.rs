@@ -1,7 +1,10 @@
 //! A node that does what the first one says: it joins, starts ranks when it is told to, and ends them.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::{RecvTimeoutError, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -77,9 +80,17 @@ pub(crate) fn follow(
         },
         join_timeout: terms.join_timeout,
     };
+    work.note(&match &options.meet {
+        Meet::At { address, .. } => format!("looking for the first node at {address}"),
+        Meet::File(file) => format!("looking for the first node by way of {}", file.display()),
+    });
     let mut lost: Option<String> = None;
     loop {
-        let agent = match (Agent::join(&options), lost) {
+        let Some(joined) = join(&options, stop)? else {
+            let text = "stopped on request, before this node had joined";
+            return Ok((ExitCode::Requeue.code(), text.to_owned()));
+        };
+        let agent = match (joined, lost) {
             (Ok(agent), _) => agent,
             (Err(RendezvousError::NotFound { .. }), Some(why)) => {
                 return Err(failed(RendezvousError::CoordinatorLost { why }));
@@ -104,6 +115,30 @@ pub(crate) fn follow(
                 options.join_timeout = 2 * terms.node_timeout;
                 lost = Some(why);
             }
+        }
+    }
+}
+
+/// Looks for the first node, which may take as long as that needs to be started. `None`, if somebody asked
+/// to stop meanwhile.
+fn join(
+    options: &JoinOptions,
+    stop: &StopRequests,
+) -> Result<Option<Result<Agent, RendezvousError>>, Failure> {
+    let (found, joined) = channel();
+    let options = options.clone();
+    // Left behind where it is not waited for: the program ends then.
+    thread::Builder::new()
+        .name("join".to_owned())
+        .spawn(move || found.send(Agent::join(&options)))
+        .context("starting a thread")
+        .map_err(|error| Failure::new(ExitCode::Environment, error))?;
+    loop {
+        match joined.recv_timeout(SLICE) {
+            Ok(joined) => return Ok(Some(joined)),
+            Err(RecvTimeoutError::Timeout) if stop.count() > 0 => return Ok(None),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => unreachable!("the thread tells what it found"),
         }
     }
 }
