@@ -7,7 +7,11 @@
 mod faults;
 mod network;
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use cordee_protocol::ExitCode;
 
@@ -28,7 +32,7 @@ pub(super) struct Host<'a> {
     pub(super) node: usize,
     pub(super) nodes: usize,
     /// What its agent prints, of all starts.
-    pub(super) log: &'a PathBuf,
+    pub(super) log: &'a Path,
 }
 
 /// What a host is called on record.
