@@ -31,7 +31,7 @@ impl Training {
     /// Starts it, or goes on with it: on one of several hosts, or on this machine.
     pub(super) fn start_on(&self, host: Option<&Host<'_>>, resume: bool) -> io::Result<Launcher> {
         let mut options = fs::OpenOptions::new();
-        let log = host.map_or(&self.log, |host| host.log);
+        let log = host.map_or(&*self.log, |host| host.log);
         let log = options.create(true).append(true).open(log)?;
         let log = log.into_file();
         let prefix = host.map_or(&[][..], |host| &host.prefix);

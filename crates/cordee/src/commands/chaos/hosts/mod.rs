@@ -32,7 +32,7 @@ pub(super) struct Host<'a> {
     pub(super) node: usize,
     pub(super) nodes: usize,
     /// What its agent prints, of all starts.
-    pub(super) log: &'a PathBuf,
+    pub(super) log: &'a Path,
 }
 
 /// What a host is called on record.
