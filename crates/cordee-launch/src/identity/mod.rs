@@ -119,7 +119,7 @@ impl IdentityError {
             Self::Invalid { .. } => "correct it, or unset it",
             Self::Disagree { .. } => "unset the one that is wrong, or start without the flag",
             Self::OutOfRange { .. } => {
-                "ask for as many nodes as the scheduler gives, or a range MIN:MAX"
+                "let --nnodes be as many as there are, or a range MIN:MAX; nodes are numbered from 0"
             }
             Self::NoIndex { .. } => {
                 "give each node its --node-rank, from 0; under Slurm start it by srun, which tells"
@@ -262,11 +262,17 @@ impl Asked {
 
     /// How many there can be, where only flags say.
     fn most_fact(&self) -> Option<Fact> {
-        // Beyond the most come spares, with indices that nobody else has.
-        self.nodes
-            .as_ref()
-            .filter(|(_, fewest, most)| fewest == most && *most == 1)
-            .map(|(fact, ..)| fact.clone())
+        match &self.nodes {
+            Some((fact, 1, 1)) => Some(fact.clone()),
+            // Beyond the most come spares, with indices that nobody else has.
+            Some(_) => None,
+            // Who numbers nodes means several of them.
+            None => self.node.is_some().then(|| Fact {
+                name: "--nnodes".to_owned(),
+                value: 1,
+                text: "1 where it is not given".to_owned(),
+            }),
+        }
     }
 }
 

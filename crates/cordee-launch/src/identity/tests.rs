@@ -196,7 +196,12 @@ fn who_disagrees_is_named_with_both_values() {
 #[test]
 fn what_makes_no_sense_is_named() {
     type Case<'a> = (Flags, &'a [(&'a str, &'a str)], &'a str);
-    let cases: [Case<'_>; 7] = [
+    let cases: [Case<'_>; 8] = [
+        (
+            typed(None, Some("1")),
+            &[],
+            "--node-rank is 1, and --nnodes is 1 where it is not given",
+        ),
         (typed(Some("0"), None), &[], "--nnodes is `0`"),
         (typed(Some("3:2"), None), &[], "--nnodes is `3:2`"),
         (typed(Some("2"), Some("one")), &[], "--node-rank is `one`"),

@@ -278,9 +278,12 @@ fn what_cannot_be_started_is_refused() {
         (&["absent.py"], &["there is no file absent.py"]),
         (
             &["--nnodes", "2", "true"],
-            &["--nnodes is `2`", "several come later"],
+            &["--nnodes is 2, and nothing says which", "--node-rank"],
         ),
-        (&["--node_rank=1", "true"], &["--node-rank is `1`"]),
+        (
+            &["--node_rank=1", "true"],
+            &["--node-rank is 1", "--nnodes is 1 where"],
+        ),
         (&["--no-such-option", "true"], &["--no-such-option"]),
         (&[], &["<CMD>"]),
     ];
