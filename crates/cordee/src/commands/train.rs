@@ -134,6 +134,7 @@ impl Start<'_> {
             .inspect_err(|failure| self.tell_others(failure))?;
         let (station, page, _served) =
             self.station(&ready.corpus, ready.run.path(), &mut console)?;
+        self.preparing.store(false, Ordering::Relaxed);
         let crew = match &self.placed.nodes {
             None => None,
             Some(nodes) => {
@@ -161,7 +162,6 @@ impl Start<'_> {
             crew,
             plan_for: self.plan_for,
         };
-        self.preparing.store(false, Ordering::Relaxed);
         training.attempts(ready.course, ready.attempt, (station, console))
     }
 

@@ -208,8 +208,11 @@ fn without_the_first_node_the_others_ask_to_be_started_again() {
 #[test]
 fn a_spare_takes_the_place_of_a_node_that_is_lost() {
     let fixture = Fixture::new();
-    let mut three = agents(&fixture, "2", 3, &[]);
-    fixture.wait_for_step("run", 30);
+    let mut three = agents(&fixture, "2", 2, &[]);
+    // Who comes first is in.
+    fixture.wait_for_step("run", 1);
+    three.push(Agent::start(&fixture, "2", 2, &[]));
+    fixture.wait_for_step("run", 200);
     three.remove(1).kill();
     three.remove(0).end().expect(0);
     three.remove(0).end().expect(0);
