@@ -130,7 +130,7 @@ fn join(
     // Left behind where it is not waited for: the program ends then.
     thread::Builder::new()
         .name("join".to_owned())
-        .spawn(move || found.send(Agent::join(&options)))
+        .spawn(move || drop(found.send(Agent::join(&options))))
         .context("starting a thread")
         .map_err(|error| Failure::new(ExitCode::Environment, error))?;
     loop {
