@@ -40,13 +40,19 @@ impl StopRequests {
         self.ring();
     }
 
+    /// Asks so often that it is `count` times in all, for those who pass on what others were asked: two
+    /// who were asked the same once do not make it twice. As safe as [`Self::request`].
+    pub fn request_in_all(&self, count: usize) {
+        if self.0.count.fetch_max(count, Ordering::SeqCst) < count {
+            self.ring();
+        }
+    }
+
     /// Ends the workers at once, since the attempt is over elsewhere. A rank that had failed by itself
     /// before is the cause of it still.
     pub fn end(&self) {
         self.0.over.store(true, Ordering::SeqCst);
-        while self.count() < 2 {
-            self.request();
-        }
+        self.request_in_all(2);
     }
 
     /// Whether [`Self::end`] was called.
@@ -54,7 +60,7 @@ impl StopRequests {
         self.0.over.load(Ordering::SeqCst)
     }
 
-    /// How often [`Self::request`] was called.
+    /// How often it was asked.
     pub fn count(&self) -> usize {
         self.0.count.load(Ordering::SeqCst)
     }
@@ -107,6 +113,8 @@ mod tests {
                 heard
             });
             clone.request();
+            // Somebody else was asked once, too.
+            clone.request_in_all(1);
             clone.request();
             assert_eq!(listener.join().unwrap(), 2);
         });

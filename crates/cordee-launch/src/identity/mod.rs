@@ -1,7 +1,7 @@
 //! Who one process of a job is: which of how many nodes, by what was typed and by what the scheduler sets.
 //!
 //! The order of sources: flags, then torchrun's names for them in the environment (`PET_*`), what torchrun
-//! tells a worker, Slurm, Kubernetes' indexed jobs, `SkyPilot`, Open MPI. The first that knows a fact
+//! tells a worker, Open MPI, Slurm, Kubernetes' indexed jobs, `SkyPilot`. The first that knows a fact
 //! decides it; another one of the same kind that says otherwise is refused by name, since one of the two is
 //! wrong. Ranks are the scheduler's: names of hosts are compared nowhere.
 //!
@@ -119,7 +119,8 @@ impl IdentityError {
             Self::Invalid { .. } => "correct it, or unset it",
             Self::Disagree { .. } => "unset the one that is wrong, or start without the flag",
             Self::OutOfRange { .. } => {
-                "let --nnodes be as many as there are, or a range MIN:MAX; nodes are numbered from 0"
+                "let --nnodes be as many as there are, or a range MIN:MAX, and number nodes from 0; with --nnodes 1 alone each \
+                 runs by itself"
             }
             Self::NoIndex { .. } => {
                 "give each node its --node-rank, from 0; under Slurm start it by srun, which tells"
@@ -134,12 +135,17 @@ impl Identity {
     pub fn find(flags: &Flags, lookup: Lookup<'_>) -> Result<Self, IdentityError> {
         let asked = Asked::of(flags, lookup)?;
         let mut remarks = Vec::new();
-        let seen = sources::all(lookup, &mut remarks)?;
+        let seen = match sources::all(lookup, &mut remarks) {
+            // Who says all of it needs nobody else.
+            Err(IdentityError::NotUnderstood(_)) if asked.says_all() => Vec::new(),
+            seen => seen?,
+        };
         // A count that was typed is for the kind of agent that there is: of one unit alone.
         let main = seen.first();
         for other in seen.iter().skip(1) {
             if let Some(main) = main
                 && main.one_worker == other.one_worker
+                && !(main.source == sources::OPEN_MPI && other.source == sources::SLURM)
             {
                 same(
                     "which of the nodes this is",
@@ -163,7 +169,21 @@ impl Identity {
             (typed, set) => typed.clone().or(set),
         };
         let node = match node {
-            Some(node) => within(node, given.as_ref().or(asked.most_fact().as_ref()))?,
+            // A pod of many that each have a run of their own.
+            Some(_) if asked.node.is_none() && given.is_none() && asked.wants_one() => 0,
+            Some(node) => {
+                if given.is_none()
+                    && asked.nodes.is_none()
+                    && asked.node.is_none()
+                    && node.value == 0
+                {
+                    remarks.push(format!(
+                        "{} is 0, and this runs by itself: nothing says how many nodes there are (--nnodes)",
+                        node.name
+                    ));
+                }
+                within(node, given.as_ref().or(asked.most_fact().as_ref()))?
+            }
             None if most == 1 => 0,
             None => {
                 let count = asked.nodes.as_ref().map(|(fact, ..)| fact.clone());
@@ -267,12 +287,22 @@ impl Asked {
             // Beyond the most come spares, with indices that nobody else has.
             Some(_) => None,
             // Who numbers nodes means several of them.
-            None => self.node.is_some().then(|| Fact {
+            None => Some(Fact {
                 name: "--nnodes".to_owned(),
                 value: 1,
                 text: "1 where it is not given".to_owned(),
             }),
         }
+    }
+
+    /// Whether flags say that the job has one node.
+    fn wants_one(&self) -> bool {
+        matches!(self.nodes, Some((_, 1, 1)))
+    }
+
+    /// Whether flags alone say who this is.
+    fn says_all(&self) -> bool {
+        self.node.is_some() && self.nodes.is_some()
     }
 }
 

@@ -2,6 +2,9 @@
 
 use super::{IdentityError, Lookup};
 
+pub(super) const OPEN_MPI: &str = "Open MPI";
+pub(super) const SLURM: &str = "Slurm";
+
 /// A number, and who says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fact {
@@ -46,10 +49,11 @@ pub(super) fn all(
     let read = Read(lookup);
     let seen = [
         torchrun(&read)?,
+        // Started under Slurm, mpirun has srun start a daemon on each node, whose variables are not ours.
+        open_mpi(&read)?,
         slurm(&read, remarks)?,
         kubernetes(&read)?,
         skypilot(&read)?,
-        open_mpi(&read)?,
     ];
     Ok(seen.into_iter().flatten().collect())
 }
@@ -136,7 +140,7 @@ fn slurm(read: &Read<'_>, remarks: &mut Vec<String>) -> Result<Option<Seen>, Ide
     };
     if !many {
         return Ok(Some(Seen {
-            source: "Slurm",
+            source: SLURM,
             node: read.number("SLURM_NODEID")?,
             count: nodes,
             one_worker: false,
@@ -223,7 +227,7 @@ fn open_mpi(read: &Read<'_>) -> Result<Option<Seen>, IdentityError> {
     let locals = number(read.number("OMPI_COMM_WORLD_LOCAL_SIZE")?, 1).max(local + 1);
     // All on one machine, or several on one of them, are one for each rank.
     Ok(Some(Seen {
-        source: "Open MPI",
+        source: OPEN_MPI,
         node: rank,
         count: size,
         one_worker: locals > 1,

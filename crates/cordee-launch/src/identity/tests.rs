@@ -153,6 +153,16 @@ fn pods_of_an_indexed_job_are_counted_by_a_flag() {
     let found = find(&typed(Some("2"), None), &pod).unwrap();
     assert_eq!(place(&found), (1, 2, 2, false, 0, 1));
     assert_eq!(found.source, Some("Kubernetes"));
+    // Without it they would all train the same run.
+    let told = find(&none(), &pod).unwrap_err();
+    assert!(
+        told.starts_with("JOB_COMPLETION_INDEX is 1, and --nnodes is 1 where it is not given"),
+        "{told}"
+    );
+    let first = find(&none(), &[("JOB_COMPLETION_INDEX", "0")]).unwrap();
+    assert!(!first.several && first.remarks[0].contains("--nnodes"));
+    let alone = find(&typed(Some("1"), None), &pod).unwrap();
+    assert_eq!(place(&alone), (0, 1, 1, false, 0, 1));
 }
 
 #[test]
@@ -170,6 +180,12 @@ fn others_that_start_nodes_or_ranks() {
     let found = |local, locals| place(&find(&none(), &mpi(local, locals)).unwrap());
     assert_eq!(found("0", "1"), (1, 2, 2, false, 0, 1));
     assert_eq!(found("1", "2"), (1, 2, 2, true, 1, 2));
+    // Slurm's are those of the daemon that mpirun started on the node.
+    let nested = [&mpi("1", "2")[..], &SLURM].concat();
+    assert_eq!(
+        place(&find(&none(), &nested).unwrap()),
+        (1, 2, 2, true, 1, 2)
+    );
 }
 
 #[test]
@@ -233,6 +249,8 @@ fn what_makes_no_sense_is_named() {
             .unwrap_err()
             .contains("heterogeneous")
     );
+    let told = find(&typed(Some("2"), Some("1")), &heterogeneous).unwrap();
+    assert_eq!(place(&told), (1, 2, 2, false, 0, 1));
 }
 
 #[test]

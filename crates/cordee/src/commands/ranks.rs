@@ -189,8 +189,10 @@ fn count_signals(stop: &StopRequests) -> Result<(), Failure> {
     thread::spawn(move || {
         for signal in signals.forever() {
             // A scheduler may send several kinds; only a person who insists wants it at once.
-            if signal == SIGINT || stop.count() == 0 {
+            if signal == SIGINT {
                 stop.request();
+            } else {
+                stop.request_in_all(1);
             }
         }
     });

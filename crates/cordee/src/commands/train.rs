@@ -129,11 +129,14 @@ struct Ready {
 impl Start<'_> {
     /// Trains as the only node, or as the one that leads.
     fn lead(self, mut console: Console) -> Result<u8, Failure> {
-        let ready = self
-            .get_ready(&mut console)
+        let ready = self.get_ready(&mut console).inspect_err(|failure| {
+            if !self.is_led_by_another() {
+                self.tell_others(failure);
+            }
+        })?;
+        let (station, page, _served) = self
+            .station(&ready.corpus, ready.run.path(), &mut console)
             .inspect_err(|failure| self.tell_others(failure))?;
-        let (station, page, _served) =
-            self.station(&ready.corpus, ready.run.path(), &mut console)?;
         self.preparing.store(false, Ordering::Relaxed);
         let crew = match &self.placed.nodes {
             None => None,
@@ -172,7 +175,8 @@ impl Start<'_> {
             self.station(&corpus, Path::new(self.loaded.name()), &mut console)?;
         self.preparing.store(false, Ordering::Relaxed);
         let terms = self.placed.terms(self.plan);
-        let mut trainee = Trainee::new(station, Show(console), page);
+        let (show, stop) = (Show(console), self.stop.clone());
+        let mut trainee = Trainee::new(station, show, page, self.plan.device, stop);
         let work = (&mut trainee as &mut dyn Follow, &self.stop);
         let fingerprint = self.fingerprint(&corpus)?;
         let (code, text) = nodes::follow(nodes, &terms, self.workers, fingerprint, work)?;
@@ -230,6 +234,15 @@ impl Start<'_> {
             console.note(&format!("served at http://{}", served.local_addr()));
         }
         Ok((station, page, served))
+    }
+
+    /// Whether another agent is at work on the run: then the nodes are its, and hear nothing from here.
+    fn is_led_by_another(&self) -> bool {
+        let run = match &self.args.run_dir {
+            Some(path) => RunDir::meant(Some(path)),
+            None => run_dir(self.args, self.loaded).map(|(run, _)| run),
+        };
+        run.is_ok_and(|run| run.is_locked() == Some(true))
     }
 
     /// Other nodes would wait for one that cannot lead.

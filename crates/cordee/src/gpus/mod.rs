@@ -12,6 +12,7 @@ use std::{
 };
 
 use cordee_config::DeviceKind;
+use cordee_launch::StopRequests;
 use nvml_wrapper::{Nvml, error::NvmlError};
 use serde::Serialize;
 
@@ -151,8 +152,9 @@ impl MemoryInUse {
         })
     }
 
-    /// Waits until no more is in use than before. What to tell if it stays so, else nothing.
-    pub(crate) fn wait(&self) -> Option<String> {
+    /// Waits until no more is in use than before, or somebody asks to stop. What to tell if it stays so,
+    /// else nothing.
+    pub(crate) fn wait(&self, stop: &StopRequests) -> Option<String> {
         let before = self.0.as_ref()?;
         let started = Instant::now();
         loop {
@@ -161,7 +163,7 @@ impl MemoryInUse {
                 .iter()
                 .zip(&now)
                 .position(|(before, now)| *now > before + RECLAIM_TOLERANCE);
-            let gpu = held?;
+            let gpu = held.filter(|_| stop.count() == 0)?;
             if started.elapsed() > RECLAIM_PATIENCE {
                 return Some(format!(
                     "GPU {gpu} has {} in use, {} more than before the run: who holds it is told by nvidia-smi",

@@ -356,3 +356,49 @@ fn a_request_to_stop_reaches_the_processes() {
     let ended = Finished::from(child.wait_with_output().unwrap()).expect(75);
     assert_eq!(ended.stdout, "stopping\n");
 }
+
+/// Two machines that were told one place to meet at: launchers meet there, and the first process opens its
+/// store elsewhere. The failure of a process ends those of all machines, and all start again.
+#[test]
+fn machines_that_meet_at_an_endpoint_run_one_job() {
+    let fixture = Fixture::new();
+    let endpoint = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = endpoint.local_addr().unwrap().port().to_string();
+    drop(endpoint);
+    let script = "env > env-$RANK; [ $RANK$TORCHELASTIC_RESTART_COUNT != 30 ] || exit 7; \
+                  [ $TORCHELASTIC_RESTART_COUNT = 1 ] || sleep 60";
+    let machines = [0, 1].map(|machine: usize| {
+        let mut command = fixture.command(&["launch", "--nnodes=2", "--nproc-per-node=2"]);
+        command
+            .arg(format!("--node-rank={machine}"))
+            .arg(format!("--rdzv-endpoint=127.0.0.1:{port}"))
+            .args(["--max-restarts=1", "--", "sh", "-c", script])
+            .env("CORDEE_JOB_TOKEN", "what only these two know")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    });
+    for machine in machines {
+        Finished::from(machine.wait_with_output().unwrap()).expect(0);
+    }
+    let found = [0, 1, 2, 3].map(|rank| environment(&fixture, rank));
+    for (rank, found) in found.iter().enumerate() {
+        let (machine, local) = ((rank / 2).to_string(), (rank % 2).to_string());
+        let expected = [
+            ("WORLD_SIZE", "4"),
+            ("LOCAL_WORLD_SIZE", "2"),
+            ("LOCAL_RANK", &local),
+            ("GROUP_RANK", &machine),
+            ("GROUP_WORLD_SIZE", "2"),
+            ("MASTER_ADDR", "127.0.0.1"),
+            ("TORCHELASTIC_RESTART_COUNT", "1"),
+        ];
+        for (name, value) in expected {
+            assert_eq!(found[name], value, "{name} of rank {rank}");
+        }
+    }
+    let stores: BTreeSet<_> = found.iter().map(|it| &it["MASTER_PORT"]).collect();
+    assert_eq!(stores.len(), 1, "{stores:?}");
+    assert!(!stores.contains(&port));
+}

@@ -304,11 +304,34 @@ fn a_request_to_stop_reaches_all_nodes_by_any() {
 #[test]
 fn nodes_that_differ_are_told_by_the_key() {
     let fixture = Fixture::new();
-    let first = Agent::start(&fixture, "2", 0, &[]);
-    let second = Agent::start(&fixture, "2", 1, &["--set", "optimizer.lr=0.5"]);
-    let text = ["the nodes are not alike: optimizer.lr is", "0.5 on node 1"];
-    first.end().expect(3).says(&text);
-    second.end().expect(3).says(&text);
+    let batch = ["--set", "train.global_batch_size=12"];
+    let alike = [0, 1].map(|node| Agent::start(&fixture, "3", node, &batch));
+    let more = [&batch[..], &["--set", "optimizer.lr=0.5"]].concat();
+    let odd = Agent::start(&fixture, "3", 2, &more);
+    let text = ["is not like the others: optimizer.lr is 0.003 on nodes 0, 1, 0.5 on node 2"];
+    // None of them says 75, for which schedulers start a job again.
+    for agent in alike.into_iter().chain([odd]) {
+        agent.end().expect(3).says(&text);
+    }
+}
+
+/// Somebody types the first node's command once more: it is refused, and the nodes of the run that is under
+/// way hear nothing of it.
+#[test]
+fn a_second_first_node_changes_nothing() {
+    let fixture = Fixture::new();
+    let mut both = agents(&fixture, "2", 2, &[]);
+    fixture.wait_for_step("run", 30);
+    for more in [&[][..], &["--resume"]] {
+        let refused = Agent::start(&fixture, "2", 0, more).end();
+        assert!(matches!(refused.code, Some(1 | 2)), "{}", refused.stderr);
+    }
+    // Who comes back finds the one that leads.
+    both.remove(1).kill();
+    both.push(Agent::start(&fixture, "2", 1, &[]));
+    both.remove(0).end().expect(0);
+    both.remove(0).end().expect(0);
+    assert_undisturbed(&fixture);
 }
 
 #[test]

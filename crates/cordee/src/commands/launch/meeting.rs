@@ -29,6 +29,11 @@ pub(super) struct Place {
 }
 
 impl Wish {
+    /// Takes another port than this one, which is somebody else's.
+    pub(super) fn leave(&mut self, port: u16) {
+        self.port = self.port.filter(|own| *own != port);
+    }
+
     /// The place of the next attempt. A free port is another each time: what is left of the last attempt
     /// may hold on to its own.
     pub(super) fn choose(&self) -> Result<Place, Failure> {

@@ -45,16 +45,24 @@ struct Job {
 
 pub(crate) fn run(args: &LaunchArgs) -> Result<u8, Failure> {
     let of_process = |name: &str| std::env::var(name).ok();
-    let options = Options::of(args, &of_process)?;
+    let mut options = Options::of(args, &of_process)?;
     let program = Program::find(args, options.module, options.no_python)?;
     let flags = NodesArgs {
-        nnodes: args.nnodes.clone(),
+        nnodes: args
+            .nnodes
+            .clone()
+            .or_else(|| args.standalone.then(|| "1".to_owned())),
         node_rank: args.node_rank.clone(),
         // What one machine understands by it is not for launchers.
         rdzv_endpoint: args.rdzv_endpoint.clone().filter(|_| args.nnodes.is_some()),
         rdzv_id: args.rdzv_id.clone(),
     };
     let placed = nodes::place(&flags, &program.name, Path::new(LOGS))?;
+    let endpoint = placed.nodes.as_ref().and_then(|it| it.endpoint.as_ref());
+    if let Some((_, port)) = endpoint {
+        // Launchers meet there; the first process listens elsewhere.
+        options.place.leave(*port);
+    }
     let leads = placed.nodes.as_ref().is_none_or(Nodes::leads);
     let (logs, name) = if leads {
         logs(options.log_dir.clone(), &program.name)?

@@ -146,7 +146,7 @@ impl Crew {
             .map_err(failed)?
         {
             if let CoordinatorEvent::StopRequested { count, .. } = event {
-                ask(stop, count);
+                stop.request_in_all(count);
             }
         }
         let gather = Gather {
@@ -179,7 +179,7 @@ impl Crew {
         if let Some(CoordinatorEvent::StopRequested { count, .. }) =
             self.coordinator.next_event(SLICE).map_err(failed)?
         {
-            ask(stop, count);
+            stop.request_in_all(count);
         }
         Ok(())
     }
@@ -243,14 +243,6 @@ impl Crew {
     }
 }
 
-/// Raises the number of requests to stop to what a node counts. Each of many nodes may have been asked
-/// once by the same scheduler.
-fn ask(stop: &StopRequests, count: usize) {
-    while stop.count() < count {
-        stop.request();
-    }
-}
-
 /// Watches the nodes of an attempt.
 struct Watch<'a> {
     crew: &'a Crew,
@@ -310,7 +302,8 @@ impl Watch<'_> {
                 member: true,
                 why,
             } if self.parts.contains_key(&node) => self.lost(node, Told::of_loss(&why)),
-            CoordinatorEvent::StopRequested { count, .. } => ask(self.stop, count),
+            // Each of many nodes may have been asked once by the same scheduler.
+            CoordinatorEvent::StopRequested { count, .. } => self.stop.request_in_all(count),
             _ => {}
         }
     }
@@ -318,7 +311,10 @@ impl Watch<'_> {
     fn ended(&mut self, node: usize, report: NodeReport, seen: Vec<HungRank>) {
         self.seen.extend(seen);
         let (failed, hangs) = (report.is_failure(), report.is_hang());
-        if report.is_of_victims() {
+        if matches!(report, NodeReport::Interrupted) {
+            // Asked before its ranks were there, which those of others would wait for.
+            self.end(false);
+        } else if report.is_of_victims() {
             self.cause_by.get_or_insert_with(|| Instant::now() + CAUSE);
         } else if failed {
             self.end(hangs);
@@ -360,7 +356,7 @@ impl Watch<'_> {
         self.asked = count;
         if count == 1 {
             self.crew.coordinator.stop(self.crew.generation);
-            ask(self.own_stop, 1);
+            self.own_stop.request_in_all(1);
         } else {
             self.end(false);
         }

@@ -111,18 +111,31 @@ impl Training<'_> {
 }
 
 impl Supervisor<'_> {
-    fn run(mut self, mut course: Course) -> Result<u8, Failure> {
+    fn run(mut self, course: Course) -> Result<u8, Failure> {
+        match self.last_attempt(course) {
+            Ok((outcome, decision)) => self.end(outcome, decision),
+            Err(failure) => {
+                // The other nodes would look for this one, and take it for a reason to start again.
+                if let Some(crew) = self.training.crew.take() {
+                    crew.finish(failure.code, &failure.to_string());
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Attempts, until there is one after which no other is made.
+    fn last_attempt(&mut self, mut course: Course) -> Result<(Outcome, Option<Decision>), Failure> {
         let memory = gpus::MemoryInUse::of(self.training.plan.device);
         loop {
-            let (outcome, decision) = self.attempt(&course)?;
-            match (outcome, decision) {
+            match self.attempt(&course)? {
                 (Outcome::Failed(report), Some(Decision::Restart { counted })) => {
                     self.tell_restart(&report, counted);
                 }
-                (outcome, decision) => return self.end(outcome, decision),
+                last => return Ok(last),
             }
             // What the dead had of a GPU's memory is free a while after they are gone.
-            if let Some(late) = memory.wait() {
+            if let Some(late) = memory.wait(&self.training.stop) {
                 self.show.0.warning(&late);
             }
             course = self.next_course()?;
@@ -193,6 +206,11 @@ impl Supervisor<'_> {
         if board.pids().is_empty() && self.training.stop.count() == 1 {
             return Ok((Outcome::Stopped, None));
         }
+        let outcome = match outcome {
+            // A node was asked before its ranks were there, and nobody insisted.
+            Outcome::Interrupted if self.training.stop.count() == 1 => Outcome::Stopped,
+            outcome => outcome,
+        };
         let decision = self.decide(&outcome, checkpoint);
         self.blame(&outcome, &parts);
         self.close(&outcome, decision.as_ref(), (&board, &parts), step);

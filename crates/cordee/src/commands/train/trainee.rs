@@ -8,7 +8,8 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use cordee_launch::{HungRank, Launch, Observer, Stream, rendezvous::Agent};
+use cordee_config::DeviceKind;
+use cordee_launch::{HungRank, Launch, Observer, StopRequests, Stream, rendezvous::Agent};
 use cordee_metrics::{Ledger, RunState, RunStatus, unix_time};
 use cordee_protocol::{ExitCode, StatusPage, WorkerMessage};
 use serde_json::Value;
@@ -23,6 +24,7 @@ use crate::{
         ranks::Show,
     },
     failure::Failure,
+    gpus::MemoryInUse,
     job::Task,
 };
 
@@ -34,6 +36,8 @@ pub(super) struct Trainee<'a> {
     listeners: Vec<TcpListener>,
     running: Running,
     page: Arc<AgentPage>,
+    memory: MemoryInUse,
+    stop: StopRequests,
 }
 
 /// The ranks of the attempt at hand.
@@ -47,7 +51,14 @@ struct Running {
 }
 
 impl<'a> Trainee<'a> {
-    pub(super) fn new(station: Station<'a>, show: Show, page: Arc<AgentPage>) -> Self {
+    /// Before any rank is there.
+    pub(super) fn new(
+        station: Station<'a>,
+        show: Show,
+        page: Arc<AgentPage>,
+        device: DeviceKind,
+        stop: StopRequests,
+    ) -> Self {
         Self {
             station,
             listening: Listening {
@@ -57,6 +68,8 @@ impl<'a> Trainee<'a> {
             listeners: Vec::new(),
             running: Running::default(),
             page,
+            memory: MemoryInUse::of(device),
+            stop,
         }
     }
 }
@@ -78,6 +91,10 @@ impl Trainee<'_> {
 
 impl Follow for Trainee<'_> {
     fn offer(&mut self, agent: &Agent) -> Result<Value, Failure> {
+        // What ranks of an attempt before had of a GPU's memory is free a while after they are gone.
+        if let Some(late) = self.memory.wait(&self.stop) {
+            self.listening.show.0.warning(&late);
+        }
         self.listeners = self.station.listen()?;
         let port = |listener: &TcpListener| listener.local_addr().map(|it| it.port());
         let ports: Result<Vec<u16>, _> = self.listeners.iter().map(port).collect();
