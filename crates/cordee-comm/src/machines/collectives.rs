@@ -410,6 +410,9 @@ impl Rail {
 pub(super) fn root_of(error: &CommError, rank: usize) -> (usize, String) {
     match error {
         CommError::PeerFailed { peer, reason, .. } => (*peer, reason.clone()),
+        CommError::Timeout { missing, .. } => {
+            (*missing.first().unwrap_or(&rank), error.to_string())
+        }
         error => (rank, error.to_string()),
     }
 }

@@ -2,13 +2,10 @@
 //! secret. Whoever does not is sent away, and the waiting goes on.
 
 use std::{
+    collections::VecDeque,
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-        mpsc::{Sender, SyncSender, channel},
-    },
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::mpsc::{Sender, SyncSender, channel},
     thread,
     time::{Duration, Instant},
 };
@@ -29,11 +26,11 @@ use crate::{CommError, Result};
 /// Where what comes goes to, and what it is kept in.
 pub(super) type Ends = (SyncSender<Arrival>, Pool);
 
-/// How long a greeting may take.
+/// How long a greeting may take, all of it.
 const GREETING: Duration = Duration::from_secs(5);
 /// Between two attempts to dial.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Most that are greeted at once: more are strangers.
+/// Most that are greeted at once: of more the oldest are strangers, who take their time.
 const GREETED: usize = 32;
 
 /// A connection whose other end has proved itself.
@@ -118,19 +115,20 @@ pub(super) fn answer(
         .set_nonblocking(true)
         .map_err(|error| failed(turn, error))?;
     let (proved, proofs) = channel();
-    let greeted = Arc::new(AtomicUsize::new(0));
+    let mut greeted = VecDeque::new();
     loop {
+        let started = Instant::now();
         if let Ok((stream, sealer, opener)) = proofs.try_recv() {
             return start(Side::Above, peer, (stream, sealer, opener), ends)
                 .map_err(|error| failed(turn, error));
         }
         if let Ok((stream, _)) = listener.accept() {
-            greet(stream, neighbours, introduction, (&greeted, &proved));
+            greet(stream, neighbours, introduction, (&mut greeted, &proved));
         } else {
             // Nobody there, or somebody who gave up before it was answered.
             thread::sleep(PAUSE / 10);
-            pass(turn, PAUSE / 10, peer, "it has not connected")?;
         }
+        pass(turn, started.elapsed(), peer, "it has not connected")?;
     }
 }
 
@@ -139,22 +137,26 @@ fn greet(
     stream: TcpStream,
     neighbours: &Neighbours,
     introduction: Introduction,
-    (greeted, proved): (&Arc<AtomicUsize>, &Sender<Proved>),
+    (greeted, proved): (&mut VecDeque<TcpStream>, &Sender<Proved>),
 ) {
-    if greeted.fetch_add(1, Ordering::Relaxed) >= GREETED {
-        greeted.fetch_sub(1, Ordering::Relaxed);
-        return;
+    if greeted.len() == GREETED
+        && let Some(oldest) = greeted.pop_front()
+    {
+        // Nothing happens where its greeting is over.
+        let _ = oldest.shutdown(Shutdown::Both);
     }
-    let (secret, greeted, proved) = (
-        neighbours.secret.clone(),
-        Arc::clone(greeted),
-        proved.clone(),
-    );
+    greeted.extend(stream.try_clone());
+    let (secret, proved) = (neighbours.secret.clone(), proved.clone());
     let work = move || {
-        if let Ok(connection) = answer_to(stream, &secret, introduction) {
-            let _ = proved.send(connection);
+        match answer_to(&stream, &secret, introduction) {
+            Ok((sealer, opener)) => {
+                let _ = proved.send((stream, sealer, opener));
+            }
+            // The connection is also in the list of those who are greeted, which keeps it open.
+            Err(_) => {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
         }
-        greeted.fetch_sub(1, Ordering::Relaxed);
     };
     // Without a thread this one is sent away and dials again.
     let _ = thread::Builder::new()
@@ -204,8 +206,17 @@ fn call_at(
     secret: &Secret,
     introduction: Introduction,
 ) -> io::Result<Proved> {
-    let mut stream = TcpStream::connect_timeout(address, GREETING)?;
-    within(&stream, GREETING)?;
+    let stream = TcpStream::connect_timeout(address, GREETING)?;
+    let (sealer, opener) = call(&stream, secret, introduction)?;
+    Ok((stream, sealer, opener))
+}
+
+fn call(
+    stream: &TcpStream,
+    secret: &Secret,
+    introduction: Introduction,
+) -> io::Result<(Sealer, Opener)> {
+    let mut stream = Hasty::new(stream);
     let dialing = Dialing::new(secret)?;
     stream.write_all(&dialing.hello())?;
     let mut welcome = [0; WELCOME_BYTES];
@@ -213,16 +224,16 @@ fn call_at(
     let (proof, mut sealer, mut opener) = dialing.finish(&welcome).map_err(io::Error::other)?;
     stream.write_all(&proof)?;
     introduce(&mut stream, (&mut sealer, &mut opener), introduction)?;
-    Ok((stream, sealer, opener))
+    Ok((sealer, opener))
 }
 
 fn answer_to(
-    mut stream: TcpStream,
+    stream: &TcpStream,
     secret: &Secret,
     introduction: Introduction,
-) -> io::Result<Proved> {
+) -> io::Result<(Sealer, Opener)> {
     stream.set_nonblocking(false)?;
-    within(&stream, GREETING)?;
+    let mut stream = Hasty::new(stream);
     let mut hello = [0; HELLO_BYTES];
     stream.read_exact(&mut hello)?;
     let answering = Answering::new(secret, &hello)?.map_err(io::Error::other)?;
@@ -231,12 +242,12 @@ fn answer_to(
     stream.read_exact(&mut proof)?;
     let (mut sealer, mut opener) = answering.finish(&proof).map_err(io::Error::other)?;
     introduce(&mut stream, (&mut sealer, &mut opener), introduction)?;
-    Ok((stream, sealer, opener))
+    Ok((sealer, opener))
 }
 
 /// Says who this is, and hears whether the other end is who it should be.
 fn introduce(
-    stream: &mut TcpStream,
+    stream: &mut Hasty<'_>,
     (sealer, opener): (&mut Sealer, &mut Opener),
     introduction: Introduction,
 ) -> io::Result<()> {
@@ -266,7 +277,43 @@ fn introduce(
     Ok(())
 }
 
-fn within(stream: &TcpStream, time: Duration) -> io::Result<()> {
-    stream.set_read_timeout(Some(time))?;
-    stream.set_write_timeout(Some(time))
+/// A connection that is used for [`GREETING`] at the longest, however little comes at a time.
+struct Hasty<'a> {
+    stream: &'a TcpStream,
+    until: Instant,
+}
+
+impl<'a> Hasty<'a> {
+    fn new(stream: &'a TcpStream) -> Self {
+        Self {
+            stream,
+            until: Instant::now() + GREETING,
+        }
+    }
+
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(Some(left))
+    }
+}
+
+impl Read for Hasty<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.read(bytes)
+    }
+}
+
+impl Write for Hasty<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
 }

@@ -51,6 +51,8 @@ pub(super) struct Link {
     /// Frames taken in since the other end was told.
     taken: usize,
     pool: Pool,
+    /// Whether a frame was begun and not ended: what came after would be taken for the rest of it.
+    torn: bool,
     /// Why it is of no more use, found out by whoever found it first.
     end: Arc<Mutex<Option<End>>>,
     /// Whether the other end has said that it makes the same call.
@@ -91,6 +93,7 @@ impl Link {
             arrived: VecDeque::new(),
             taken: 0,
             pool,
+            torn: false,
             end,
             agreed: false,
             left: false,
@@ -113,6 +116,16 @@ impl Link {
     /// Whether all that was given is on its way.
     pub(super) fn is_flushed(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Whether the other end has not taken in all that was sent.
+    pub(super) fn is_owed(&self) -> bool {
+        self.unacknowledged > 0
+    }
+
+    /// Notes that it never will.
+    pub(super) fn owe_nothing(&mut self) {
+        self.unacknowledged = 0;
     }
 
     /// Takes a frame with data, to be sent by [`Self::flush`].
@@ -169,6 +182,11 @@ impl Link {
             IoSlice::new(&code),
         ];
         let mut parts = &mut parts[..];
+        // Until all of it is written.
+        let torn = std::mem::replace(&mut self.torn, true);
+        if torn {
+            return Err(SendError::Closed("a part of a frame was sent".to_owned()));
+        }
         while !parts.is_empty() {
             match self.stream.write_vectored(parts) {
                 Ok(0) => return Err(SendError::Closed("it takes nothing more".to_owned())),
@@ -185,6 +203,7 @@ impl Link {
                 Err(error) => return Err(SendError::Closed(error.to_string())),
             }
         }
+        self.torn = false;
         Ok(())
     }
 

@@ -26,7 +26,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     ops::Range,
     sync::{Arc, mpsc::sync_channel},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use cordee_memory::{Buffer, DType, SharedMemory};
@@ -45,6 +45,9 @@ pub use topology::Machines;
 
 /// Frames that may have come and not be looked at: what both neighbours may send without an answer, twice.
 const ARRIVALS: usize = 8 * link::WINDOW;
+
+/// How long a rank that has done its last call stays for neighbours that still take in what it sent.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// The neighbours of a machine in the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,13 +169,14 @@ impl MachinesGroup {
             let mut turn = Turn::new(seat.rank(), meeting, call);
             let (arrived, arrivals) = sync_channel(ARRIVALS);
             let ends = (arrived, Pool::default());
-            let below = (machines.own() > 0)
-                .then(|| greeting::dial(machines, neighbours, &mut turn, &ends))
-                .transpose()?;
-            let above = (machines.own() + 1 < machines.count())
-                .then(|| greeting::answer(machines, neighbours, &mut turn, &ends))
-                .transpose()?;
-            *rail = Some(Rail::new(below, above, (arrivals, ends.1)));
+            // There from the start: of two neighbours the one that is connected hears why the other is not.
+            let rail = rail.insert(Rail::new(arrivals, ends.1.clone()));
+            if machines.own() > 0 {
+                rail.below = Some(greeting::dial(machines, neighbours, &mut turn, &ends)?);
+            }
+            if machines.own() + 1 < machines.count() {
+                rail.above = Some(greeting::answer(machines, neighbours, &mut turn, &ends)?);
+            }
             Ok(())
         })
     }
@@ -193,6 +197,9 @@ impl MachinesGroup {
         if !std::mem::replace(&mut self.told, true)
             && let Some(rail) = &mut self.rail
         {
+            if matches!(last, Last::Left) {
+                rail.settle(Instant::now() + LEAVING);
+            }
             rail.end_with(last);
         }
     }

@@ -39,9 +39,14 @@ impl<'a> Turn<'a> {
 
     /// Takes note of a wait: an error, if a rank of this machine has failed meanwhile or it was the last.
     pub(super) fn waited(&mut self, time: Duration, missing: &[usize]) -> Result<()> {
+        self.waited_with(time, missing, Duration::ZERO)
+    }
+
+    /// The same, with so much more patience.
+    fn waited_with(&mut self, time: Duration, missing: &[usize], grace: Duration) -> Result<()> {
         self.waited += time;
         self.meeting.check(self.call)?;
-        if self.waited < self.meeting.timeout() {
+        if self.waited < self.meeting.timeout() + grace {
             return Ok(());
         }
         Err(CommError::Timeout {
@@ -65,8 +70,8 @@ impl<'a> Turn<'a> {
 
 /// The connections of a rank to its neighbours on other machines.
 pub(super) struct Rail {
-    below: Option<Link>,
-    above: Option<Link>,
+    pub(super) below: Option<Link>,
+    pub(super) above: Option<Link>,
     arrivals: Receiver<Arrival>,
     pool: Pool,
     /// How often ranks along the rail have exchanged something, this time included.
@@ -74,14 +79,11 @@ pub(super) struct Rail {
 }
 
 impl Rail {
-    pub(super) fn new(
-        below: Option<Link>,
-        above: Option<Link>,
-        (arrivals, pool): (Receiver<Arrival>, Pool),
-    ) -> Self {
+    /// Without connections.
+    pub(super) fn new(arrivals: Receiver<Arrival>, pool: Pool) -> Self {
         Self {
-            below,
-            above,
+            below: None,
+            above: None,
             arrivals,
             pool,
             exchange: 0,
@@ -197,8 +199,8 @@ impl Rail {
                     return self.sort_all(turn);
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    let missing: Vec<_> = self.missing();
-                    turn.waited(SLICE, &missing)?;
+                    let (missing, grace) = self.missing();
+                    turn.waited_with(SLICE, &missing, grace)?;
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(turn.peer_failed(turn.rank, "nobody receives".to_owned()));
@@ -207,7 +209,8 @@ impl Rail {
         }
     }
 
-    /// Waits until all is sent and both neighbours have said that they make the same call.
+    /// Waits until all is sent and both neighbours have said that they make the same call; they are told
+    /// what was taken in, so that they may go.
     pub(super) fn finish(&mut self, turn: &mut Turn<'_>) -> Result<()> {
         loop {
             for side in Side::BOTH {
@@ -217,9 +220,35 @@ impl Rail {
                 }
             }
             if self.links().all(|link| link.agreed && link.is_flushed()) {
-                return Ok(());
+                break;
             }
             self.wait(turn)?;
+        }
+        for side in Side::BOTH {
+            self.send(side, turn, Link::tell_taken)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the neighbours have taken in what was sent: what is in a connection when it is closed
+    /// may be lost.
+    pub(super) fn settle(&mut self, until: Instant) {
+        while self.links().any(|link| link.is_owed()) {
+            let left = until.saturating_duration_since(Instant::now());
+            let Ok((side, arrival)) = self.arrivals.recv_timeout(left) else {
+                return;
+            };
+            let Some(link) = self.link(side) else {
+                return;
+            };
+            match arrival {
+                Ok(frame) if frame.header.kind == Kind::Taken => {
+                    link.acknowledged(frame.header.piece)
+                }
+                Ok(frame) if frame.header.kind == Kind::Failed => return,
+                Ok(_) => {}
+                Err(_) => link.owe_nothing(),
+            }
         }
     }
 
@@ -244,14 +273,21 @@ impl Rail {
         })
     }
 
-    /// The neighbours that have not begun this call; where both have, both.
-    fn missing(&mut self) -> Vec<usize> {
+    /// The neighbours that have not begun this call; where both have, those first that do not take in what
+    /// they were sent. Then it may be another behind them that all wait for, and its neighbours are to speak
+    /// first: they get some time to.
+    fn missing(&mut self) -> (Vec<usize>, Duration) {
         let behind = self.links().filter(|link| !link.agreed);
         let behind: Vec<_> = behind.map(|link| link.peer).collect();
-        if behind.is_empty() {
-            return self.links().map(|link| link.peer).collect();
+        if !behind.is_empty() {
+            return (behind, Duration::ZERO);
         }
-        behind
+        let mut links: Vec<_> = self
+            .links()
+            .map(|link| (!link.is_owed(), link.peer))
+            .collect();
+        links.sort_by_key(|(idle, _)| *idle);
+        (links.into_iter().map(|(_, peer)| peer).collect(), GRACE)
     }
 
     fn sort_all(&mut self, turn: &mut Turn<'_>) -> Result<()> {
@@ -325,6 +361,9 @@ impl Rail {
         }
     }
 }
+
+/// How much longer those wait who do not know whom for.
+const GRACE: Duration = Duration::from_secs(1);
 
 const OUT_OF_ORDER: &str = "what it sent does not belong to the call that ranks are in";
 

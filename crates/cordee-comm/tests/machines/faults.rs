@@ -71,6 +71,59 @@ fn leaving_after_the_last_call_disturbs_nobody() {
     }
 }
 
+/// The last call may be a large one: what is on its way when its sender goes still comes.
+#[test]
+fn leaving_after_a_large_last_call_loses_nothing() {
+    let len = 2 << 20;
+    for round in 0..10 {
+        ranks(seats(&[1, 1, 1]), |rank, seat| {
+            let mut group = seat.join(PATIENCE).unwrap();
+            let mut buffer = Buffer::zeroed(DType::F32, len).unwrap();
+            let root = round % 3;
+            if rank == root {
+                buffer.as_mut_slice::<f32>().unwrap().fill(1.5);
+            }
+            if round < 6 {
+                group.broadcast(&mut buffer, 0..len, root).unwrap();
+            } else {
+                group.all_reduce(&mut buffer, 0..len).unwrap();
+            }
+            drop(group);
+            let values = buffer.as_slice::<f32>().unwrap();
+            assert!(values.iter().all(|value| *value == 1.5), "rank {rank}");
+        });
+    }
+}
+
+/// Whoever waits for a rank that is not its neighbour leaves it to that one's neighbours to name it.
+#[test]
+fn a_silent_rank_is_named_on_all_machines() {
+    let timeout = Duration::from_millis(500);
+    for round in 0..3 {
+        let told = ranks(seats(&[1, 1, 1]), |rank, seat| {
+            let mut group = seat.join(timeout).unwrap();
+            if rank == 2 {
+                thread::sleep(6 * timeout);
+                return None;
+            }
+            if rank == 1 && round == 1 {
+                // The clock of the other one is ahead.
+                thread::sleep(timeout / 5);
+            }
+            let len = if round == 2 { 100_000 } else { 10 };
+            Some(reduce(&mut group, len).unwrap_err())
+        });
+        for error in told.into_iter().flatten() {
+            let named = match &error {
+                CommError::Timeout { missing, .. } => missing[0],
+                CommError::PeerFailed { peer, .. } => *peer,
+                _ => panic!("{error}"),
+            };
+            assert_eq!(named, 2, "{error}");
+        }
+    }
+}
+
 #[test]
 fn different_calls_are_named() {
     let told = ranks(seats(&[1, 1]), |rank, seat| {
