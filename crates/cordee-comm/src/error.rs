@@ -193,7 +193,9 @@ pub enum CommError {
 
 fn whom(missing: &[usize]) -> String {
     if missing.is_empty() {
-        return "though every rank has begun it: look at the devices and the links between them"
+        // Records are of one machine.
+        return "though every rank of this machine has begun it: look at other machines' ranks, the devices \
+                and the links between them"
             .to_owned();
     }
     format!("for {}: look at what happened there last", list(missing))
