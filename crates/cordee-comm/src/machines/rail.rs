@@ -243,7 +243,7 @@ impl Rail {
             };
             match arrival {
                 Ok(frame) if frame.header.kind == Kind::Taken => {
-                    link.acknowledged(frame.header.piece)
+                    link.acknowledged(frame.header.piece);
                 }
                 Ok(frame) if frame.header.kind == Kind::Failed => return,
                 Ok(_) => {}

@@ -90,7 +90,12 @@ fn leaving_after_a_large_last_call_loses_nothing() {
             }
             drop(group);
             let values = buffer.as_slice::<f32>().unwrap();
-            assert!(values.iter().all(|value| *value == 1.5), "rank {rank}");
+            assert!(
+                values
+                    .iter()
+                    .all(|value| value.to_bits() == 1.5_f32.to_bits()),
+                "rank {rank}"
+            );
         });
     }
 }
