@@ -15,8 +15,8 @@ use candle_core::{D, Tensor};
 use cordee_config::ModelConfig;
 use cordee_memory::{Buffer, DType, View, ViewMut};
 use cordee_model::{
-    CandleSegment, Context, Embedding, Gradients, Head, Init, Keep, Model, Parameter, Segment,
-    Weights,
+    CandleSegment, Context, Embedding, Gradients, Head, Init, Keep, Model, Parameter, Reached,
+    Segment, Weights,
 };
 use cordee_ops::{
     Sequences,
@@ -80,21 +80,21 @@ pub(crate) fn train(steps: u64) -> Result<(f64, f64), Box<dyn Error>> {
     };
 
     let mut losses = Vec::new();
+    let mut reached = Reached::new(model.parameters().len());
     for step in 1..=steps {
         let views = layout
             .slots()
             .iter()
             .map(|slot| parameters.slot_view(slot))
             .collect::<Result<Vec<_>, _>>()?;
-        gradients.fill_zero()?;
         let slots = |segment| model.ids(segment).iter().map(|&id| layout.slot(id));
-        let mut received = vec![false; model.parameters().len()];
+        reached.begin_step();
         let weights = |segment| Weights::new(&views, model.ids(segment));
 
         let mut kept = Vec::new();
         let x = model.forward(&context, &views, Keep::All, |saved| kept.push(saved))?;
         let mut lent = gradients.views_mut(slots(2))?;
-        let mut of = Gradients::new(&mut lent, model.ids(2), &mut received);
+        let mut of = Gradients::new(&mut lent, model.ids(2), &mut reached);
         let mut sum = [0.0];
         let mut nll = ViewMut::from_slice(&mut sum, &[1])?;
         let (loss, dx) =
@@ -102,11 +102,11 @@ pub(crate) fn train(steps: u64) -> Result<(f64, f64), Box<dyn Error>> {
                 .head
                 .loss_and_gradient(&context, weights(2), &x, &mut of, &mut nll)?;
         let mut lent = gradients.views_mut(slots(1))?;
-        let mut of = Gradients::new(&mut lent, model.ids(1), &mut received);
+        let mut of = Gradients::new(&mut lent, model.ids(1), &mut reached);
         let saved = kept.pop().ok_or("one block keeps one thing")?;
         let dx = model.blocks[0].backward(&context, weights(1), saved, dx, &mut of)?;
         let mut lent = gradients.views_mut(slots(0))?;
-        let mut of = Gradients::new(&mut lent, model.ids(0), &mut received);
+        let mut of = Gradients::new(&mut lent, model.ids(0), &mut reached);
         model.embedding.backward(&context, &dx, &mut of)?;
         let scale = [1.0 / loss.trained as f64];
         losses.push(sum[0] * scale[0]);

@@ -119,7 +119,7 @@ impl<L: CandleLayer> Segment for CandleSegment<L> {
         let mut found = y.apply_op1(Seed { dy })?.backward()?;
         for (index, (var, parameter)) in vars.iter().zip(&self.parameters).enumerate() {
             let gradient = self.gradient(&mut found, var, &parameter.name)?;
-            transfer::add(gradients.get(index), &gradient)?;
+            transfer::add(gradients.get(index)?, &gradient)?;
         }
         self.gradient(&mut found, &x, "x")
     }

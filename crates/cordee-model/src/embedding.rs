@@ -76,10 +76,10 @@ impl Embedding {
         dy: &Tensor,
         gradients: &mut Gradients<'_, '_>,
     ) -> Result<(), ModelError> {
-        let table = gradients.get(Self::TABLE);
+        let table = gradients.get(Self::TABLE)?;
         embedding::backward(context.inputs, dy, self.scale, table)?;
         if let Some(table) = self.positions {
-            embedding::backward(&positions(context), dy, 1.0, gradients.get(table))?;
+            embedding::backward(&positions(context), dy, 1.0, gradients.get(table)?)?;
         }
         Ok(())
     }

@@ -90,9 +90,11 @@ impl Head {
     ) -> Result<(Losses, Tensor), ModelError> {
         let normed = self.norm.forward(weights, x)?;
         let output = weights.get(self.output);
+        let (dweight, write) = gradients.write(self.output);
         let sums = Sums {
             nll: nll.reborrow(),
-            dweight: gradients.get(self.output).reborrow(),
+            dweight: dweight.reborrow(),
+            write,
         };
         let (losses, dnormed) =
             head::loss_and_gradient(&normed.y, output, &targets(context), sums)?;

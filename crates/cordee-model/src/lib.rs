@@ -26,4 +26,4 @@ pub use generate::{Sampling, generate, last_logits};
 pub use head::Head;
 pub use model::Model;
 pub use parameter::{Init, Parameter};
-pub use segment::{Context, Gradients, Keep, Saved, Segment, Weights};
+pub use segment::{Context, Gradients, Keep, Reached, Saved, Segment, Weights};

@@ -4,7 +4,7 @@ use std::any::Any;
 
 use candle_core::Tensor;
 use cordee_memory::{View, ViewMut};
-use cordee_ops::Sequences;
+use cordee_ops::{Sequences, Write};
 
 use crate::{ModelError, Parameter};
 
@@ -103,46 +103,114 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// The gradients of one segment, lent for one call; a backward adds to them.
+/// Which gradients the backwards of a step have reached, and which any backward has.
+#[derive(Clone, Debug)]
+pub struct Reached {
+    ever: Vec<bool>,
+    /// Of a parameter that is not among these, the gradient's memory holds what an earlier step left.
+    in_step: Vec<bool>,
+}
+
+impl Reached {
+    /// None of the gradients of so many parameters.
+    pub fn new(parameters: usize) -> Self {
+        Self {
+            ever: vec![false; parameters],
+            in_step: vec![false; parameters],
+        }
+    }
+
+    /// Begins a step: gradients are anew.
+    pub fn begin_step(&mut self) {
+        self.in_step.fill(false);
+    }
+
+    /// The first parameter that no backward has reached since the start.
+    pub fn never(&self) -> Option<usize> {
+        self.ever.iter().position(|ever| !ever)
+    }
+
+    /// A backward reaches a gradient; whether it is the first of the step.
+    fn reach(&mut self, id: usize) -> bool {
+        self.ever[id] = true;
+        !std::mem::replace(&mut self.in_step[id], true)
+    }
+}
+
+/// The gradients of one segment, lent for one backward, which adds to them. The first backward of a
+/// step finds in their memory what an earlier step left: a gradient is zero once it has been asked
+/// for, or else is [written](Self::write) over; those that nobody asked for are zero after
+/// [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct Gradients<'a, 'm> {
     views: &'a mut [ViewMut<'m>],
     ids: &'a [usize],
-    received: &'a mut [bool],
+    reached: &'a mut Reached,
 }
 
 impl<'a, 'm> Gradients<'a, 'm> {
-    /// Lends `views`, one for each parameter that `ids` names, in that order; `received`, of which
-    /// there is one for each parameter of the model, remembers which were asked for.
+    /// Lends `views`, one for each parameter that `ids` names, in that order; `reached`, of all
+    /// parameters of the model, remembers which were asked for.
     ///
     /// # Panics
     /// If there are not as many views as ids.
-    pub fn new(views: &'a mut [ViewMut<'m>], ids: &'a [usize], received: &'a mut [bool]) -> Self {
+    pub fn new(views: &'a mut [ViewMut<'m>], ids: &'a [usize], reached: &'a mut Reached) -> Self {
         assert_eq!(views.len(), ids.len(), "one view for each parameter");
         Self {
             views,
             ids,
-            received,
+            reached,
         }
     }
 
-    /// The gradient of the segment's parameter of index `local`.
-    pub fn get(&mut self, local: usize) -> &mut ViewMut<'m> {
-        self.received[self.ids[local]] = true;
-        &mut self.views[local]
+    /// The gradient of the segment's parameter of index `local`, to add to.
+    pub fn get(&mut self, local: usize) -> Result<&mut ViewMut<'m>, ModelError> {
+        self.reach(local)?;
+        Ok(&mut self.views[local])
     }
 
-    /// The gradients of two of the segment's parameters.
+    /// The gradients of two of the segment's parameters, to add to.
     ///
     /// # Panics
     /// If they are the same.
-    pub fn get_both(&mut self, first: usize, second: usize) -> [&mut ViewMut<'m>; 2] {
+    pub fn get_both(
+        &mut self,
+        first: usize,
+        second: usize,
+    ) -> Result<[&mut ViewMut<'m>; 2], ModelError> {
         for local in [first, second] {
-            self.received[self.ids[local]] = true;
+            self.reach(local)?;
         }
-        self.views
-            .get_disjoint_mut([first, second])
-            .expect("two parameters of one segment are two views")
+        let both = self.views.get_disjoint_mut([first, second]);
+        Ok(both.expect("two parameters of one segment are two views"))
+    }
+
+    /// The gradient of the segment's parameter of index `local`, and whether to add to it or to
+    /// replace what an earlier step left: for who writes all of it at once.
+    pub fn write(&mut self, local: usize) -> (&mut ViewMut<'m>, Write) {
+        let write = if self.reached.reach(self.ids[local]) {
+            Write::Replace
+        } else {
+            Write::Add
+        };
+        (&mut self.views[local], write)
+    }
+
+    /// Ends the backward: what an earlier step left in a gradient that nobody asked for is cleared.
+    pub fn finish(self) -> Result<(), ModelError> {
+        for (view, &id) in self.views.iter_mut().zip(self.ids) {
+            if !std::mem::replace(&mut self.reached.in_step[id], true) {
+                view.fill_zero()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reach(&mut self, local: usize) -> Result<(), ModelError> {
+        if self.reached.reach(self.ids[local]) {
+            self.views[local].fill_zero()?;
+        }
+        Ok(())
     }
 }
 

@@ -8,8 +8,8 @@ mod own_layer;
 use candle_core::{Device, Tensor};
 use cordee_memory::{Buffer, DType, Layout};
 use cordee_model::{
-    CandleLayer, CandleSegment, Context, Gradients, Init, Keep, ModelError, Parameter, Segment,
-    Weights,
+    CandleLayer, CandleSegment, Context, Gradients, Init, Keep, ModelError, Parameter, Reached,
+    Segment, Weights,
 };
 use cordee_ops::Sequences;
 
@@ -34,7 +34,7 @@ fn run(layer: impl CandleLayer) -> Result<[Vec<f64>; 3], ModelError> {
         view.as_mut_slice::<f64>().unwrap().copy_from_slice(&values);
     };
     fill(&mut weights, [1.5, -2.0]);
-    fill(&mut gradients, [10.0, 10.0]);
+    fill(&mut gradients, [f64::NAN, f64::NAN]);
     let context = Context {
         sequences: Sequences::Rows(2),
         inputs: &[0, 0],
@@ -46,9 +46,12 @@ fn run(layer: impl CandleLayer) -> Result<[Vec<f64>; 3], ModelError> {
     let views = [weights.slot_view(layout.slot(0)).unwrap()];
     let lent = Weights::new(&views, &[0]);
     let (y, saved) = segment.forward(&context, lent, tensor(&X), Keep::All)?;
-    let mut received = [false];
+    let mut reached = Reached::new(1);
     let mut views = gradients.views_mut(layout.slots()).unwrap();
-    let mut of = Gradients::new(&mut views, &[0], &mut received);
+    let mut of = Gradients::new(&mut views, &[0], &mut reached);
+    let held = of.get(0)?.as_mut_slice::<f64>().unwrap();
+    assert_eq!(held, [0.0, 0.0], "what an earlier step left");
+    held.copy_from_slice(&[10.0, 10.0]);
     let dx = segment.backward(
         &context,
         lent,
@@ -56,7 +59,7 @@ fn run(layer: impl CandleLayer) -> Result<[Vec<f64>; 3], ModelError> {
         tensor(&[1.0, 2.0, 3.0, 4.0]),
         &mut of,
     )?;
-    assert!(received[0]);
+    assert_eq!(reached.never(), None);
     let dw = views[0].as_mut_slice::<f64>().unwrap().to_vec();
     Ok([numbers(&y), numbers(&dx), dw])
 }

@@ -12,7 +12,10 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use cordee_memory::{View, ViewMut};
-use cordee_ops::linear::{self, Branch};
+use cordee_ops::{
+    Write,
+    linear::{self, Branch},
+};
 
 #[global_allocator]
 static ALLOCATOR: cordee_memory::Recycler = cordee_memory::Recycler::new();
@@ -58,12 +61,14 @@ fn main() {
         let dy = Tensor::ones((n, output), DType::F32, &Device::Cpu).unwrap();
         let flops = 2.0 * (n * input * output) as f64;
         let rates = [
-            median_rate(flops, || drop(linear::forward(&x, weight, None).unwrap())),
+            median_rate(flops, || {
+                drop(linear::forward(&x, weight, None, None).unwrap())
+            }),
             median_rate(flops, || {
                 drop(linear::backward_input(&[Branch { dy: &dy, weight }]).unwrap());
             }),
             median_rate(flops, || {
-                linear::backward_weight(&dy, &x, &mut dweight).unwrap();
+                linear::backward_weight(&dy, &x, &mut dweight, Write::Add).unwrap();
             }),
         ];
         println!(

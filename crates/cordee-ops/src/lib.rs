@@ -2,8 +2,9 @@
 //!
 //! Activations are candle tensors; parameters, their gradients and the optimizer's state are flat
 //! memory, lent for each call as [`View`](cordee_memory::View) and
-//! [`ViewMut`](cordee_memory::ViewMut). A gradient of a parameter is always *added* to what its
-//! memory holds, so that micro-batches accumulate without a pass of their own.
+//! [`ViewMut`](cordee_memory::ViewMut). A gradient of a parameter is *added* to what its memory
+//! holds, so that micro-batches accumulate without a pass of their own; those of matrices can
+//! replace it instead ([`Write`]), so that the first micro-batch needs no memory that was cleared.
 //!
 //! One folder per operator: `mod.rs` checks what it is given and is the only way in, `cpu.rs` is the
 //! arithmetic on the host, in `f32` and `f64`, and `reference.rs` is the same as loops that read like
@@ -53,4 +54,5 @@ pub mod transfer;
 
 pub use device::{Device, GpuFacts, GpuMemoryUse, GpuOptions};
 pub use error::{OpError, Result};
+pub use matrix::Write;
 pub use sequences::Sequences;

@@ -238,7 +238,7 @@ pub(crate) fn unwritten<T: Float>(len: usize) -> Vec<T> {
 
 /// What a product does with what its destination holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Write {
+pub enum Write {
     /// Overwrites it.
     Replace,
     /// Adds to it.

@@ -102,7 +102,7 @@ impl DeviceBench {
         let weight = on_device(device, dtype, &numbers)?;
         let operations = 2.0 * (size as f64).powi(3);
         let rate = self.rate(device, 1, &mut || {
-            linear::forward(&x, square(&weight, size)?, None)?;
+            linear::forward(&x, square(&weight, size)?, None, None)?;
             Ok(())
         })?;
         // `rate` counted calls as bytes of 10⁹.
@@ -164,7 +164,7 @@ fn wrong_numbers(device: &Device, dtype: DType) -> Result<usize> {
     let x = on_device(device, dtype, &floats(&a))?;
     let x = transfer::to_tensor(square(&x, EXACT)?)?;
     let weight = on_device(device, dtype, &floats(&b))?;
-    let product = linear::forward(&x, square(&weight, EXACT)?, None)?;
+    let product = linear::forward(&x, square(&weight, EXACT)?, None, None)?;
     let product = transfer::to_vec(&product)?;
     let tolerance = match dtype {
         DType::Bf16 => 1.0 / 256.0,

@@ -111,15 +111,7 @@ impl Buckets {
         self.buckets.iter().map(|bucket| bucket.range.clone())
     }
 
-    /// Sets them to zero.
-    pub(crate) fn clear(&mut self) -> Result<(), TrainError> {
-        for bucket in 0..self.len() {
-            self.buffer_mut(bucket).fill_zero()?;
-        }
-        Ok(())
-    }
-
-    /// The gradients of the parameters `ids`, in that order, to add to.
+    /// The gradients of the parameters `ids`, in that order, to write.
     pub(crate) fn lend(&mut self, ids: &[usize]) -> Result<Vec<ViewMut<'_>>, TrainError> {
         let mut lent = Vec::with_capacity(ids.len());
         for bucket in &mut self.buckets {

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use cordee_config::Recompute;
 use cordee_data::Batch;
 use cordee_memory::{View, ViewMut};
-use cordee_model::{Context, Gradients, Keep, Model, Saved, Weights};
+use cordee_model::{Context, Gradients, Keep, Model, Reached, Saved, Weights};
 use cordee_ops::{Sequences, head::Losses};
 
 use crate::{TrainError, buckets::Buckets};
@@ -13,8 +13,7 @@ use crate::{TrainError, buckets::Buckets};
 pub(crate) struct Engine<'m> {
     model: &'m Model,
     recompute: Recompute,
-    /// Which parameters were handed a gradient since the start.
-    received: Vec<bool>,
+    reached: Reached,
 }
 
 impl<'m> Engine<'m> {
@@ -22,17 +21,22 @@ impl<'m> Engine<'m> {
         Self {
             model,
             recompute,
-            received: vec![false; model.parameters().len()],
+            reached: Reached::new(model.parameters().len()),
         }
     }
 
-    /// The first parameter that no backward has touched.
-    pub(crate) fn untouched(&self) -> Option<usize> {
-        self.received.iter().position(|received| !received)
+    /// The first parameter that no backward has reached since the start.
+    pub(crate) fn never_reached(&self) -> Option<usize> {
+        self.reached.never()
     }
 
-    /// Adds the micro-batch's summed loss to `nll` and its gradient to `gradients`, of which
-    /// `ended` is told after each segment's backward; returns the losses.
+    /// Begins a step: what gradients hold is of the one before.
+    pub(crate) fn begin_step(&mut self) {
+        self.reached.begin_step();
+    }
+
+    /// Adds the micro-batch's summed loss to `nll` and its gradient to those of the step in
+    /// `gradients`, of which `ended` is told after each segment's backward; returns the losses.
     pub(crate) fn forward_backward(
         &mut self,
         batch: &Batch,
@@ -60,11 +64,12 @@ impl<'m> Engine<'m> {
 
         let head = model.segments() - 1;
         let mut lent = gradients.lend(model.ids(head))?;
-        let mut lent = Gradients::new(&mut lent, model.ids(head), &mut self.received);
+        let mut lent = Gradients::new(&mut lent, model.ids(head), &mut self.reached);
         let (losses, mut dx) =
             model
                 .head
                 .loss_and_gradient(&context, weights(head), &x, &mut lent, nll)?;
+        lent.finish()?;
         drop(x);
         ended(gradients, head)?;
         for (index, block) in model.blocks.iter().enumerate().rev() {
@@ -75,13 +80,15 @@ impl<'m> Engine<'m> {
                 Kept::Input(x) => block.forward(&context, weights, x, Keep::All)?.1,
             };
             let mut lent = gradients.lend(model.ids(segment))?;
-            let mut lent = Gradients::new(&mut lent, model.ids(segment), &mut self.received);
+            let mut lent = Gradients::new(&mut lent, model.ids(segment), &mut self.reached);
             dx = block.backward(&context, weights, saved, dx, &mut lent)?;
+            lent.finish()?;
             ended(gradients, segment)?;
         }
         let mut lent = gradients.lend(model.ids(0))?;
-        let mut lent = Gradients::new(&mut lent, model.ids(0), &mut self.received);
+        let mut lent = Gradients::new(&mut lent, model.ids(0), &mut self.reached);
         model.embedding.backward(&context, &dx, &mut lent)?;
+        lent.finish()?;
         ended(gradients, 0)?;
         Ok(losses)
     }
@@ -226,6 +233,10 @@ mod tests {
             sources: vec![0],
         };
 
+        // What an earlier step left.
+        for mut left in gradients.lend(&[0, 1, 2]).unwrap() {
+            left.as_mut_slice::<f32>().unwrap().fill(f32::NAN);
+        }
         let mut engine = Engine::new(&model, Recompute::None);
         let mut sum = [0.0];
         let mut nll = ViewMut::from_slice(&mut sum, &[1]).unwrap();
@@ -238,9 +249,12 @@ mod tests {
             .forward_backward(&batch, &views, &mut gradients, &mut nll, &mut ended)
             .unwrap();
         assert_eq!(order, [(2, Some(2)), (1, Some(1)), (0, Some(0))]);
-        let untouched = engine
-            .untouched()
-            .map(|id| model.parameters()[id].name.as_str());
-        assert_eq!(untouched, Some("scale"));
+        for now in gradients.lend(&[0, 1, 2]).unwrap() {
+            let finite = now.as_slice::<f32>().unwrap().iter().all(|x| x.is_finite());
+            assert!(finite, "of shape {:?}", now.shape());
+        }
+        let never = engine.never_reached();
+        let never = never.map(|id| model.parameters()[id].name.as_str());
+        assert_eq!(never, Some("scale"));
     }
 }

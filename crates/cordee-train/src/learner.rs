@@ -94,8 +94,7 @@ impl<'a> Learner<'a> {
     ) -> Result<StepCounts, TrainError> {
         let mut counts = [0.0, f64::from(u8::from(stop))];
         let state = &mut self.state;
-        // Not after the update: what a step did not like can be looked at until the next begins.
-        state.gradients.clear()?;
+        self.engine.begin_step();
         self.sums.clear()?;
         let computed = state.rounded.as_ref().unwrap_or(&state.parameters);
         let parameters = crate::state::parameter_views(&state.layout, computed)?;

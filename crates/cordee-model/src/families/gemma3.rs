@@ -88,12 +88,14 @@ impl Segment for Gemma3Block {
         let attention_normed = self.attention_norm.forward(weights, &x)?;
         let (mixed, attention) =
             self.attention
-                .forward(context, weights, &attention_normed.y, keep)?;
+                .forward(context, weights, &attention_normed.y, None, keep)?;
         let mixed_normed = self.behind_attention.forward(weights, &mixed)?;
         let (hidden, ffn_normed) = self
             .ffn_norm
             .forward_residual(weights, &x, &mixed_normed.y)?;
-        let (added, feed_forward) = self.feed_forward.forward(weights, &ffn_normed.y, keep)?;
+        let (added, feed_forward) =
+            self.feed_forward
+                .forward(weights, &ffn_normed.y, None, keep)?;
         let added_normed = self.behind_ffn.forward(weights, &added)?;
         let y = residual::forward(&hidden, &added_normed.y)?;
         let kept = Kept {

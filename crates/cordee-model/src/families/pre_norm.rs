@@ -2,7 +2,6 @@
 //! and both added to the residual stream.
 
 use candle_core::Tensor;
-use cordee_ops::residual;
 
 use crate::{
     Context, Gradients, Keep, ModelError, Parameter, Saved, Segment, Weights,
@@ -42,12 +41,13 @@ impl<F: FeedForward> Segment for PreNormBlock<F> {
         keep: Keep,
     ) -> Result<(Tensor, Saved), ModelError> {
         let attention_normed = self.attention_norm.forward(weights, &x)?;
-        let (mixed, attention) =
+        let (hidden, attention) =
             self.attention
-                .forward(context, weights, &attention_normed.y, keep)?;
-        let (hidden, ffn_normed) = self.ffn_norm.forward_residual(weights, &x, &mixed)?;
-        let (added, feed_forward) = self.feed_forward.forward(weights, &ffn_normed.y, keep)?;
-        let y = residual::forward(&hidden, &added)?;
+                .forward(context, weights, &attention_normed.y, Some(&x), keep)?;
+        let ffn_normed = self.ffn_norm.forward(weights, &hidden)?;
+        let (y, feed_forward) =
+            self.feed_forward
+                .forward(weights, &ffn_normed.y, Some(&hidden), keep)?;
         let kept = Kept {
             x,
             attention_normed: attention_normed.kept(keep),

@@ -130,20 +130,22 @@ impl SelfAttention {
         }
     }
 
-    /// What is added to the residual stream, `[tokens, dim]`, from its norm.
+    /// What is added to the residual stream, `[tokens, dim]`, from its norm; with `residual`, the sum
+    /// with that.
     pub(crate) fn forward(
         &self,
         context: &Context<'_>,
         weights: Weights<'_>,
         x: &Tensor,
+        residual: Option<&Tensor>,
         keep: Keep,
     ) -> Result<(Tensor, KeptAttention), ModelError> {
-        let q = self.query.forward(weights, x)?;
+        let q = self.query.forward(weights, x, None)?;
         let (q, kept_q) = self.queries.forward(context, weights, &q, keep)?;
-        let k = self.key.forward(weights, x)?;
+        let k = self.key.forward(weights, x, None)?;
         let (k, kept_k) = self.keys.forward(context, weights, &k, keep)?;
         let (heads, width) = (self.keys.heads, self.keys.head_dim);
-        let v = self.value.forward(weights, x)?;
+        let v = self.value.forward(weights, x, None)?;
         let v = v.reshape((context.tokens(), heads, width))?;
         let attended = attention::forward(&self.inputs(context, [&q, &k, &v]))?;
         let merged = self.merge(context, &attended.out)?;
@@ -153,7 +155,7 @@ impl SelfAttention {
             v,
             attended,
         };
-        Ok((self.output.forward(weights, &merged)?, kept))
+        Ok((self.output.forward(weights, &merged, residual)?, kept))
     }
 
     /// Elements that a forward keeps of a token: queries, keys, values, what was attended, and the

@@ -16,11 +16,13 @@ pub(crate) trait FeedForward: Send + Sync {
     /// What is kept of a forward.
     type Kept: Send + 'static;
 
-    /// What is added to the residual stream, from its norm; both `[tokens, dim]`.
+    /// What is added to the residual stream, from its norm; both `[tokens, dim]`. With `residual`, the
+    /// sum with that.
     fn forward(
         &self,
         weights: Weights<'_>,
         x: &Tensor,
+        residual: Option<&Tensor>,
         keep: Keep,
     ) -> Result<(Tensor, Self::Kept), ModelError>;
 
@@ -105,12 +107,13 @@ impl FeedForward for GatedFeedForward {
         &self,
         weights: Weights<'_>,
         x: &Tensor,
+        residual: Option<&Tensor>,
         keep: Keep,
     ) -> Result<(Tensor, KeptGated), ModelError> {
-        let gate = self.gate.forward(weights, x)?;
-        let up = self.up.forward(weights, x)?;
+        let gate = self.gate.forward(weights, x, None)?;
+        let up = self.up.forward(weights, x, None)?;
         let activated = self.activation.forward(&gate, &up)?;
-        let y = self.down.forward(weights, &activated)?;
+        let y = self.down.forward(weights, &activated, residual)?;
         let kept = KeptGated {
             gate,
             up,
@@ -190,11 +193,12 @@ impl FeedForward for PlainFeedForward {
         &self,
         weights: Weights<'_>,
         x: &Tensor,
+        residual: Option<&Tensor>,
         keep: Keep,
     ) -> Result<(Tensor, KeptPlain), ModelError> {
-        let up = self.up.forward(weights, x)?;
+        let up = self.up.forward(weights, x, None)?;
         let activated = gelu::forward(&up, self.approximation)?;
-        let y = self.down.forward(weights, &activated)?;
+        let y = self.down.forward(weights, &activated, residual)?;
         let activated = keep.cheap(activated);
         Ok((y, KeptPlain { up, activated }))
     }

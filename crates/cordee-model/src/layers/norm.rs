@@ -164,7 +164,7 @@ impl Norm {
                     rstd,
                     residual,
                 };
-                let [dweight, dbias] = gradients.get_both(weight, bias);
+                let [dweight, dbias] = gradients.get_both(weight, bias)?;
                 Ok(layer_norm::backward(&norm, dweight, dbias)?)
             }
             (&Self::Rms { weight, norm }, _) => {
@@ -176,7 +176,7 @@ impl Norm {
                     rstd,
                     residual,
                 };
-                Ok(rms_norm::backward(&norm, gradients.get(weight))?)
+                Ok(rms_norm::backward(&norm, gradients.get(weight)?)?)
             }
             (Self::Layer { .. }, None) => Err(ModelError::Saved {
                 segment: "a LayerNorm",

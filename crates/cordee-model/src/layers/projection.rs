@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 use cordee_memory::View;
-use cordee_ops::linear::{self, Branch};
+use cordee_ops::{
+    Write,
+    linear::{self, Branch},
+};
 
 use crate::{Gradients, Init, ModelError, Weights, parameter::ParameterList};
 
@@ -61,10 +64,16 @@ impl Projection {
         })
     }
 
-    pub(crate) fn forward(&self, weights: Weights<'_>, x: &Tensor) -> Result<Tensor, ModelError> {
+    /// Of `x`, and added to `residual` if there is one.
+    pub(crate) fn forward(
+        &self,
+        weights: Weights<'_>,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor, ModelError> {
         let bias = self.bias.map(|bias| self.part(weights.get(bias)));
         let weight = self.part(weights.get(self.weight))?;
-        Ok(linear::forward(x, weight, bias.transpose()?)?)
+        Ok(linear::forward(x, weight, bias.transpose()?, residual)?)
     }
 
     /// Adds the gradients of weight and bias.
@@ -75,16 +84,17 @@ impl Projection {
         gradients: &mut Gradients<'_, '_>,
     ) -> Result<(), ModelError> {
         if let Some(rows) = &self.rows {
-            let mut dweight = gradients.get(self.weight).rows_mut(rows.clone())?;
-            linear::backward_weight(dy, x, &mut dweight)?;
+            let mut dweight = gradients.get(self.weight)?.rows_mut(rows.clone())?;
+            linear::backward_weight(dy, x, &mut dweight, Write::Add)?;
         } else {
-            linear::backward_weight(dy, x, gradients.get(self.weight))?;
+            let (dweight, write) = gradients.write(self.weight);
+            linear::backward_weight(dy, x, dweight, write)?;
         }
         match (self.bias, &self.rows) {
             (None, _) => {}
-            (Some(bias), None) => linear::backward_bias(dy, gradients.get(bias))?,
+            (Some(bias), None) => linear::backward_bias(dy, gradients.get(bias)?)?,
             (Some(bias), Some(rows)) => {
-                linear::backward_bias(dy, &mut gradients.get(bias).rows_mut(rows.clone())?)?;
+                linear::backward_bias(dy, &mut gradients.get(bias)?.rows_mut(rows.clone())?)?;
             }
         }
         Ok(())

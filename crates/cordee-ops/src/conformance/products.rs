@@ -7,6 +7,7 @@ use super::{
 use crate::{
     error::Result,
     linear::{self, Branch, reference::Layer},
+    matrix::Write,
 };
 
 const BOUND: Bounds = Bounds {
@@ -47,10 +48,18 @@ fn linear_layer(on: &Setting, [n, input, output]: [usize; 3]) -> Result<Vec<Comp
     let view_of_weight = held_weight.view();
     let fast_x = on.tensor(&x, &[n, input])?;
     let fast_dy = on.tensor(&dy, &[n, output])?;
-    let y = linear::forward(&fast_x, view_of_weight, Some(held_bias.view()))?;
-    let y_without = linear::forward(&fast_x, view_of_weight, None)?;
+    let y = linear::forward(&fast_x, view_of_weight, Some(held_bias.view()), None)?;
+    let y_without = linear::forward(&fast_x, view_of_weight, None, None)?;
     let mut dweight = on.state(&held, &shape)?;
-    let dx = linear::backward(&fast_dy, &fast_x, view_of_weight, &mut dweight.view_mut())?;
+    let held_residual = on.normals("residual", n * output);
+    let residual = on.tensor(&held_residual, &[n, output])?;
+    let bias_view = Some(held_bias.view());
+    let y_onto = linear::forward(&fast_x, view_of_weight, bias_view, Some(&residual))?;
+    let (write, view) = (Write::Add, &mut dweight.view_mut());
+    let dx = linear::backward(&fast_dy, &fast_x, view_of_weight, view, write)?;
+    // Anew, and what was there does not matter.
+    let mut anew = on.state(&vec![f64::NAN; output * input], &shape)?;
+    linear::backward_weight(&fast_dy, &fast_x, &mut anew.view_mut(), Write::Replace)?;
     let mut dbias = on.state(&bias, &outputs)?;
     linear::backward_bias(&fast_dy, &mut dbias.view_mut())?;
     // The same branch twice: twice its gradient.
@@ -75,7 +84,13 @@ fn linear_layer(on: &Setting, [n, input, output]: [usize; 3]) -> Result<Vec<Comp
             values(&y_without)?,
             layer(&vec![0.0; output]).forward(),
         ),
+        Compared::new(
+            "y onto a residual",
+            values(&y_onto)?,
+            sum(&layer(&bias).forward(), &held_residual),
+        ),
         Compared::new("dx", values(&dx)?, expected_dx),
+        Compared::new("dweight anew", anew.values()?, expected_dweight.clone()),
         Compared::new("dx of two branches", values(&dx_of_two)?, twice),
         Compared::new("dweight", dweight.values()?, sum(&held, &expected_dweight)),
         Compared::new("dbias", dbias.values()?, sum(&bias, &expected_dbias)),

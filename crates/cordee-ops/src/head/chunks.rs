@@ -13,8 +13,9 @@ const HOST_LOGITS: usize = 32 << 20;
 /// With fewer tokens, reading and writing the weight's gradient would cost more than the products.
 const FEWEST_TOKENS: usize = 128;
 
-/// Most bytes of a chunk's logits on a GPU, as long as it has [`TILE_TOKENS`].
-const GPU_BYTES: usize = 256 << 20;
+/// Most bytes of a chunk's logits on a GPU, as long as it has [`TILE_TOKENS`]. Each chunk after the
+/// first reads and writes the weight's gradient in f32 once more, and its products have fewer tiles.
+const GPU_BYTES: usize = 1 << 30;
 
 /// Chunks on a GPU are a multiple of this many tokens: what its products compute at once.
 const TILE_TOKENS: usize = 128;

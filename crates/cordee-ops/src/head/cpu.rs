@@ -81,8 +81,12 @@ impl<'a, T: Float> Head<'a, T> {
         nll
     }
 
-    /// The negative log-likelihood of each token, and dx; adds to `dweight`.
-    pub(super) fn loss_and_gradient(&self, dweight: &mut [T]) -> (Vec<f64>, Vec<T>) {
+    /// The negative log-likelihood of each token, and dx; `write`s to `dweight`.
+    pub(super) fn loss_and_gradient(
+        &self,
+        dweight: &mut [T],
+        mut write: Write,
+    ) -> (Vec<f64>, Vec<T>) {
         let vocab = self.vocab();
         let mut nll = vec![0.0; self.tokens()];
         let mut scratch = self.scratch();
@@ -95,7 +99,8 @@ impl<'a, T: Float> Head<'a, T> {
             let dx = MatrixMut::new(dx, chunk.len(), self.dim);
             parallel_product(dx, Write::Replace, dlogits, self.weight());
             let dweight = MatrixMut::new(dweight, vocab, self.dim);
-            parallel_product(dweight, Write::Add, dlogits.transposed(), self.x(&chunk));
+            parallel_product(dweight, write, dlogits.transposed(), self.x(&chunk));
+            write = Write::Add;
         }
         (nll, dx)
     }

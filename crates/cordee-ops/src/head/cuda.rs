@@ -10,7 +10,7 @@ use super::{Losses, OP, Sums, Targets, chunks};
 use crate::{
     cuda::{
         Address, Gpu, Grid, Resident, Source,
-        product::{Epilogue, Matrix, Product, multiply},
+        product::{Epilogue, Matrix, Onto, Product, multiply},
     },
     error::Result,
     matrix::Write,
@@ -55,6 +55,7 @@ struct Head<'a> {
 struct Gradients {
     dx: Address,
     dweight: Address,
+    write: Write,
 }
 
 /// `sizes` are `[n, dim, vocab]`.
@@ -86,6 +87,7 @@ pub(super) fn loss_and_gradient(
     head.run(Some(Gradients {
         dx: dx.address(),
         dweight,
+        write: sums.write,
     }))?;
     Ok((head.finish(), dx.into_tensor()))
 }
@@ -138,13 +140,14 @@ impl<'a> Head<'a> {
             let logits = Matrix::new(scratch.address(), numbers, [chunk.len(), vocab]);
             let logits = logits.strided(stride);
             let x = rows(self.x.address());
-            self.multiply(x, weight.transposed(), logits, Write::Replace)?;
+            self.multiply(x, weight.transposed(), logits, Onto::Nothing)?;
             self.cross_entropy(&chunk, &scratch, gradients.is_some())?;
-            if let Some(Gradients { dx, dweight }) = gradients {
+            if let Some(Gradients { dx, dweight, write }) = gradients {
                 let dlogits = logits;
-                self.multiply(dlogits, weight, rows(dx), Write::Replace)?;
+                self.multiply(dlogits, weight, rows(dx), Onto::Nothing)?;
                 let dweight = Matrix::new(dweight, DType::F32, [vocab, dim]);
-                self.multiply(dlogits.transposed(), x, dweight, Write::Add)?;
+                let write = if start == 0 { write } else { Write::Add };
+                self.multiply(dlogits.transposed(), x, dweight, write.into())?;
             }
         }
         let add = self.gpu.kernel(OP, &SOURCE, numbers, "add_losses")?;
@@ -153,12 +156,12 @@ impl<'a> Head<'a> {
         unsafe { add.launch(Grid::new(1, SUM_THREADS), &arguments) }
     }
 
-    fn multiply(&self, left: Matrix, right: Matrix, to: Matrix, write: Write) -> Result<()> {
+    fn multiply(&self, left: Matrix, right: Matrix, to: Matrix, onto: Onto) -> Result<()> {
         let product = Product {
             left,
             right,
             to,
-            write,
+            onto,
             epilogue: Epilogue::None,
         };
         // SAFETY: shapes were checked, logits have room for the longest chunk, and what is written is
@@ -223,7 +226,7 @@ mod tests {
     }
 
     /// The sum of the losses, then losses, dx and dweight, with logits of `chunk` tokens at a time.
-    fn outcome(gpu: &Gpu, chunk: usize) -> Vec<f64> {
+    fn outcome(gpu: &Gpu, chunk: usize, write: Write) -> Vec<f64> {
         let [n, dim, vocab] = [300, 5, 37];
         let (x, weight) = (
             floats(gpu, "x", n * dim),
@@ -249,6 +252,7 @@ mod tests {
         head.run(Some(Gradients {
             dx: dx.address(),
             dweight: address.unwrap(),
+            write,
         }))
         .unwrap();
         let losses = crate::transfer::to_vec(&head.finish().per_token).unwrap();
@@ -265,9 +269,11 @@ mod tests {
             return;
         }
         let gpu = Gpu::open(0, &GpuOptions::default()).unwrap();
-        let whole = outcome(&gpu, 300);
-        for chunk in [1, 128, 299] {
-            let found = outcome(&gpu, chunk);
+        for (chunk, write) in [1, 128, 299]
+            .into_iter()
+            .flat_map(|chunk| [Write::Add, Write::Replace].map(|write| (chunk, write)))
+        {
+            let (whole, found) = (outcome(&gpu, 300, write), outcome(&gpu, chunk, write));
             for (index, (found, whole)) in found.iter().zip(&whole).enumerate() {
                 let close = (found - whole).abs() <= 1e-5 * (1.0 + whole.abs());
                 assert!(

@@ -18,8 +18,9 @@ use cordee_memory::{DType, View, ViewMut};
 #[cfg(feature = "cuda")]
 use crate::cuda::Gpu;
 use crate::{
-    error::Result,
+    error::{OpError, Result},
     linear,
+    matrix::Write,
     operand::{Operator, with_float},
     timing::Pass,
 };
@@ -78,13 +79,15 @@ impl Losses {
     }
 }
 
-/// What [`loss_and_gradient`] adds to.
+/// What [`loss_and_gradient`] writes.
 #[derive(Debug)]
 pub struct Sums<'a> {
-    /// Sum of the negative log-likelihoods of the trained tokens in nats, `f64` `[1]`.
+    /// Sum of the negative log-likelihoods of the trained tokens in nats, `f64` `[1]`: added to.
     pub nll: ViewMut<'a>,
     /// Gradient of the weight, `[vocab, dim]`.
     pub dweight: ViewMut<'a>,
+    /// Whether that is added to.
+    pub write: Write,
 }
 
 /// Bytes of logits that [`loss`] and [`loss_and_gradient`] of `n` tokens hold at a time on the host.
@@ -102,7 +105,7 @@ pub fn gpu_scratch_bytes(n: usize, vocab: usize, dtype: DType) -> usize {
 /// n is small.
 pub fn logits(x: &Tensor, weight: View<'_>) -> Result<Tensor> {
     let _timed = OP.timed(Pass::Forward);
-    linear::forward(x, weight, None)
+    linear::forward(x, weight, None, None)
 }
 
 /// The losses of `x` `[n, dim]` with `weight` `[vocab, dim]`, without gradients; adds their sum to
@@ -131,18 +134,23 @@ pub fn loss(
     })
 }
 
-/// The losses, and the gradients of their sum: returns that of `x` `[n, dim]`, adds that of the
+/// The losses, and the gradients of their sum: returns that of `x` `[n, dim]`, writes that of the
 /// weight, and the sum itself, to `sums`. The losses have the same bits as those of [`loss`].
 pub fn loss_and_gradient(
     x: &Tensor,
     weight: View<'_>,
     targets: &Targets<'_>,
-    sums: Sums<'_>,
+    mut sums: Sums<'_>,
 ) -> Result<(Losses, Tensor)> {
     let _timed = OP.timed(Pass::Backward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     let [vocab, _] = OP.sizes("weight", weight.shape(), "[vocab, dim]")?;
     targets.check(n, vocab)?;
+    if n == 0 && sums.write == Write::Replace {
+        // No chunk writes it.
+        let cleared = sums.dweight.fill_zero();
+        cleared.map_err(|source| OpError::Memory { op: OP.0, source })?;
+    }
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(x) {
         return cuda::loss_and_gradient(&gpu, (x, weight), targets, sums, [n, dim, vocab]);
@@ -150,6 +158,7 @@ pub fn loss_and_gradient(
     let Sums {
         mut nll,
         mut dweight,
+        write,
     } = sums;
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &[n, dim])?;
@@ -158,7 +167,7 @@ pub fn loss_and_gradient(
         let dweight = OP.gradient::<T>("dweight", &mut dweight, &[vocab, dim])?;
         let nll = OP.gradient::<f64>("nll", &mut nll, &[1])?;
         let head = cpu::Head { x: &x, weight, dim, targets };
-        let (per_token, dx) = head.loss_and_gradient(dweight);
+        let (per_token, dx) = head.loss_and_gradient(dweight, write);
         let losses = Losses::new(per_token, targets, &mut nll[0])?;
         Ok((losses, OP.output(dx, &[n, dim])?))
     })

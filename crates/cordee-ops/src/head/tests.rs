@@ -5,6 +5,7 @@ use super::{Losses, Sums, Targets, logits, loss, loss_and_gradient};
 use crate::{
     error::Result,
     float::Float,
+    matrix::Write,
     testing::{
         Outcome, assert_close, assert_gradients, assert_thread_independent, autograd, cast, leaf,
         normals, tensor, values, widen,
@@ -30,6 +31,7 @@ fn with_gradient<T: Float>(
     let sums = Sums {
         nll: ViewMut::from_slice(&mut sum, &[1]).unwrap(),
         dweight: ViewMut::from_slice(dweight, weight.shape()).unwrap(),
+        write: Write::Add,
     };
     let (losses, dx) = loss_and_gradient(x, weight, targets, sums).unwrap();
     (sum[0], losses, dx)

@@ -11,25 +11,52 @@ use crate::{
 /// Columns of the bias's gradient that one task sums, down all rows.
 const COLUMNS: usize = 64;
 
+/// What a product is added to.
+pub(super) struct Added<'a, T> {
+    /// To each row.
+    pub(super) bias: Option<&'a [T]>,
+    /// `[n, out]`.
+    pub(super) residual: Option<&'a [T]>,
+}
+
 pub(super) fn forward<T: Float>(
     x: &[T],
     weight: &[T],
-    bias: Option<&[T]>,
+    added: &Added<'_, T>,
     sizes: [usize; 3],
 ) -> Vec<T> {
     let [n, input, output] = sizes;
     let mut y = unwritten(n * output);
-    if let Some(bias) = bias {
-        y.par_chunks_mut(output)
-            .for_each(|y| y.copy_from_slice(bias));
-    }
+    let rows = y.par_chunks_mut(output);
+    let write = match *added {
+        Added {
+            bias: None,
+            residual: None,
+        } => Write::Replace,
+        Added {
+            bias: Some(bias),
+            residual: None,
+        } => {
+            rows.for_each(|y| y.copy_from_slice(bias));
+            Write::Add
+        }
+        Added {
+            bias,
+            residual: Some(residual),
+        } => {
+            let pairs = rows.zip(residual.par_chunks(output));
+            pairs.for_each(|(y, residual)| {
+                y.copy_from_slice(residual);
+                for (y, &bias) in y.iter_mut().zip(bias.unwrap_or_default()) {
+                    *y += bias;
+                }
+            });
+            Write::Add
+        }
+    };
     parallel_product(
         MatrixMut::new(&mut y, n, output),
-        if bias.is_some() {
-            Write::Add
-        } else {
-            Write::Replace
-        },
+        write,
         Matrix::new(x, n, input),
         Matrix::new(weight, output, input).transposed(),
     );
@@ -60,11 +87,17 @@ vectorised! {
     }
 }
 
-pub(super) fn backward_weight<T: Float>(dy: &[T], x: &[T], dweight: &mut [T], sizes: [usize; 3]) {
+pub(super) fn backward_weight<T: Float>(
+    dy: &[T],
+    x: &[T],
+    dweight: &mut [T],
+    write: Write,
+    sizes: [usize; 3],
+) {
     let [n, input, output] = sizes;
     parallel_product(
         MatrixMut::new(dweight, output, input),
-        Write::Add,
+        write,
         Matrix::new(dy, n, output).transposed(),
         Matrix::new(x, n, input),
     );

@@ -7,7 +7,7 @@ use super::{Branch, OP};
 use crate::{
     cuda::{
         Gpu, Grid, RowVector, Source,
-        product::{Epilogue, Matrix, Product, multiply},
+        product::{Epilogue, Matrix, Onto, Product, multiply},
     },
     error::Result,
     matrix::Write,
@@ -30,8 +30,8 @@ const WARP: usize = 32;
 pub(super) fn forward(
     gpu: &Gpu,
     x: &Tensor,
-    weight: View<'_>,
-    bias: Option<View<'_>>,
+    (weight, bias): (View<'_>, Option<View<'_>>),
+    residual: Option<&Tensor>,
     [n, input, output]: [usize; 3],
 ) -> Result<Tensor> {
     let numbers = OP.numbers("x", x)?;
@@ -39,12 +39,17 @@ pub(super) fn forward(
     let weight = OP.parameter(gpu, "weight", weight, numbers, &[output, input])?;
     let bias = bias.map(|bias| OP.parameter(gpu, "bias", bias, numbers, &[output]));
     let bias = bias.transpose()?;
+    let residual = residual
+        .map(|residual| OP.resident(gpu, "residual", residual, numbers, &[n, output]))
+        .transpose()?;
     let y = gpu.empty(OP, numbers, &[n, output])?;
     let product = Product {
         left: Matrix::new(x.address(), numbers, [n, input]),
         right: Matrix::new(weight, numbers, [output, input]).transposed(),
         to: Matrix::new(y.address(), numbers, [n, output]),
-        write: Write::Replace,
+        onto: residual
+            .as_ref()
+            .map_or(Onto::Nothing, |residual| Onto::Other(residual.address())),
         epilogue: bias.map_or(Epilogue::None, |bias| Epilogue::Bias { bias }),
     };
     // SAFETY: shapes were checked, and y is new.
@@ -54,9 +59,9 @@ pub(super) fn forward(
 
 pub(super) fn backward_weight(
     gpu: &Gpu,
-    dy: &Tensor,
-    x: &Tensor,
+    [dy, x]: [&Tensor; 2],
     dweight: &mut ViewMut<'_>,
+    write: Write,
     [n, input, output]: [usize; 3],
 ) -> Result<()> {
     let numbers = OP.numbers("x", x)?;
@@ -68,7 +73,7 @@ pub(super) fn backward_weight(
         left: Matrix::new(dy.address(), numbers, [n, output]).transposed(),
         right: Matrix::new(x.address(), numbers, [n, input]),
         to: Matrix::new(dweight, DType::F32, shape),
-        write: Write::Add,
+        onto: write.into(),
         epilogue: Epilogue::None,
     };
     // SAFETY: shapes were checked, and the gradient is lent to this call alone.
@@ -95,10 +100,10 @@ pub(super) fn backward_input(
             left: Matrix::new(dy.address(), numbers, [n, output]),
             right: Matrix::new(weight, numbers, shape),
             to: Matrix::new(dx.address(), numbers, [n, input]),
-            write: if index > 0 {
-                Write::Add
+            onto: if index > 0 {
+                Onto::Itself
             } else {
-                Write::Replace
+                Onto::Nothing
             },
             epilogue: Epilogue::None,
         };

@@ -14,62 +14,80 @@ use cordee_memory::{View, ViewMut};
 use crate::cuda::Gpu;
 use crate::{
     error::{OpError, Result},
-    matrix::unwritten,
-    operand::{Operator, with_float},
+    matrix::{Write, unwritten},
+    operand::{Operand, Operator, with_float},
     timing::Pass,
 };
 
 const OP: Operator = Operator("linear");
 
 /// Multiplies `x` `[n, in]` by the transpose of `weight` `[out, in]` and adds `bias` `[out]` to each
-/// row: `[n, out]`.
-pub fn forward(x: &Tensor, weight: View<'_>, bias: Option<View<'_>>) -> Result<Tensor> {
+/// row: `[n, out]`. A `residual` `[n, out]` is added with no pass of its own: what a layer adds to the
+/// residual stream is rounded once, with the sum.
+pub fn forward(
+    x: &Tensor,
+    weight: View<'_>,
+    bias: Option<View<'_>>,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
     let _timed = OP.timed(Pass::Forward);
     let [n, input] = OP.sizes("x", x.dims(), "[n, in]")?;
     let [output, _] = OP.sizes("weight", weight.shape(), "[out, in]")?;
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(x) {
-        return cuda::forward(&gpu, x, weight, bias, [n, input, output]);
+        let sizes = [n, input, output];
+        return cuda::forward(&gpu, x, (weight, bias), residual, sizes);
     }
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &[n, input])?;
         let weight = OP.weight::<T>("weight", weight, &[output, input])?;
         let bias = bias.map(|bias| OP.weight::<T>("bias", bias, &[output])).transpose()?;
-        let y = cpu::forward(&x.lock()?, weight, bias, [n, input, output]);
+        let residual = residual
+            .map(|residual| OP.tensor::<T>("residual", residual, &[n, output]))
+            .transpose()?;
+        let residual = residual.as_ref().map(Operand::lock).transpose()?;
+        let added = cpu::Added { bias, residual: residual.as_deref() };
+        let y = cpu::forward(&x.lock()?, weight, &added, [n, input, output]);
         OP.output(y, &[n, output])
     })
 }
 
-/// The gradients of input and weight of one layer: returns that of `x` `[n, in]`, adds that of the weight to `dweight`
-/// `[out, in]`.
+/// The gradients of input and weight of one layer: returns that of `x` `[n, in]`, writes that of the
+/// weight to `dweight` `[out, in]`.
 pub fn backward(
     dy: &Tensor,
     x: &Tensor,
     weight: View<'_>,
     dweight: &mut ViewMut<'_>,
+    write: Write,
 ) -> Result<Tensor> {
     let _timed = OP.timed(Pass::Backward);
     // First what only returns: a call that is refused leaves `dweight` as it was.
     let dx = backward_input(&[Branch { dy, weight }])?;
-    backward_weight(dy, x, dweight)?;
+    backward_weight(dy, x, dweight, write)?;
     Ok(dx)
 }
 
-/// Adds the weight's gradient dy^T x to `dweight` `[out, in]`, for `dy` `[n, out]` and `x`
+/// Writes the weight's gradient dy^T x to `dweight` `[out, in]`, for `dy` `[n, out]` and `x`
 /// `[n, in]`.
-pub fn backward_weight(dy: &Tensor, x: &Tensor, dweight: &mut ViewMut<'_>) -> Result<()> {
+pub fn backward_weight(
+    dy: &Tensor,
+    x: &Tensor,
+    dweight: &mut ViewMut<'_>,
+    write: Write,
+) -> Result<()> {
     let _timed = OP.timed(Pass::Backward);
     let [n, input] = OP.sizes("x", x.dims(), "[n, in]")?;
     let [output, _] = OP.sizes("dweight", dweight.shape(), "[out, in]")?;
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(x) {
-        return cuda::backward_weight(&gpu, dy, x, dweight, [n, input, output]);
+        return cuda::backward_weight(&gpu, [dy, x], dweight, write, [n, input, output]);
     }
     with_float!(OP.dtype("x", x)?, T => {
         let dy = OP.tensor::<T>("dy", dy, &[n, output])?;
         let x = OP.tensor::<T>("x", x, &[n, input])?;
         let dweight = OP.gradient::<T>("dweight", dweight, &[output, input])?;
-        cpu::backward_weight(&dy.lock()?, &x.lock()?, dweight, [n, input, output]);
+        cpu::backward_weight(&dy.lock()?, &x.lock()?, dweight, write, [n, input, output]);
         Ok(())
     })
 }

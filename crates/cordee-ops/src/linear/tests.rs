@@ -3,6 +3,7 @@ use cordee_memory::{View, ViewMut};
 use super::{Branch, backward, backward_bias, backward_input, forward};
 use crate::{
     float::Float,
+    matrix::Write,
     testing::{
         Outcome, assert_close, assert_gradients, assert_thread_independent, autograd, cast, dot,
         leaf, normals, tensor, values, widen,
@@ -24,11 +25,11 @@ fn ours<T: Float>(inputs: &[Vec<f64>], [n, input, output]: [usize; 3]) -> Outcom
     let weight = View::from_slice(&weight, &[output, input]).unwrap();
     let bias = cast::<T>(&inputs[2]);
     let bias = View::from_slice(&bias, &[output]).unwrap();
-    let y = forward(&x, weight, Some(bias)).unwrap();
+    let y = forward(&x, weight, Some(bias), None).unwrap();
     let dy = tensor::<T>(&normals("dy", n * output), &[n, output]);
     let mut dweight = vec![T::ZERO; output * input];
     let mut view = ViewMut::from_slice(&mut dweight, &[output, input]).unwrap();
-    let dx = backward(&dy, &x, weight, &mut view).unwrap();
+    let dx = backward(&dy, &x, weight, &mut view, Write::Add).unwrap();
     let mut dbias = vec![T::ZERO; output];
     backward_bias(
         &dy,
@@ -96,9 +97,11 @@ fn weight_gradients_accumulate() {
     let x = tensor::<f64>(&normals("x", 6), &[2, 3]);
     let dy = tensor::<f64>(&normals("dy", 10), &[2, 5]);
     let mut dweight = vec![0.0_f64; 15];
-    for _ in 0..2 {
+    // What was there before the first does not matter.
+    dweight.fill(f64::NAN);
+    for write in [Write::Replace, Write::Add] {
         let mut view = ViewMut::from_slice(&mut dweight, &[5, 3]).unwrap();
-        super::backward_weight(&dy, &x, &mut view).unwrap();
+        super::backward_weight(&dy, &x, &mut view, write).unwrap();
     }
     let once = values(&dy.t().unwrap().matmul(&x).unwrap());
     let twice = once.iter().map(|value| 2.0 * value).collect();
@@ -106,6 +109,34 @@ fn weight_gradients_accumulate() {
         &vec![("dweight", dweight)],
         &vec![("dweight", twice)],
         1e-15,
+    );
+}
+
+#[test]
+fn a_residual_is_added() {
+    let sizes = [70, 33, 65];
+    let [n, input, output] = sizes;
+    let inputs = inputs(sizes);
+    let x = tensor::<f64>(&inputs[0], &[n, input]);
+    let weight = View::from_slice(&inputs[1], &[output, input]).unwrap();
+    let bias = View::from_slice(&inputs[2], &[output]).unwrap();
+    let residual = tensor::<f64>(&normals("residual", n * output), &[n, output]);
+    for bias in [None, Some(bias)] {
+        let fused = forward(&x, weight, bias, Some(&residual)).unwrap();
+        let apart = (forward(&x, weight, bias, None).unwrap() + &residual).unwrap();
+        assert_close(
+            &vec![("y", values(&fused))],
+            &vec![("y", values(&apart))],
+            1e-14,
+        );
+    }
+    let narrow = residual.narrow(1, 0, 64).unwrap();
+    let error = forward(&x, weight, None, Some(&narrow))
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "linear: `residual` has shape [70, 64], expected [70, 65]"
     );
 }
 
@@ -144,13 +175,13 @@ fn transposed_and_empty_inputs_work() {
     let weight = cast::<f32>(&normals("weight", 12));
     let weight = View::from_slice(&weight, &[4, 3]).unwrap();
     let x = tensor::<f32>(&normals("x", 6), &[3, 2]).t().unwrap();
-    let y = forward(&x, weight, None).unwrap();
+    let y = forward(&x, weight, None, None).unwrap();
     assert_eq!(
         values(&y),
-        values(&forward(&x.contiguous().unwrap(), weight, None).unwrap())
+        values(&forward(&x.contiguous().unwrap(), weight, None, None).unwrap())
     );
     let none = tensor::<f32>(&[], &[0, 3]);
-    assert_eq!(forward(&none, weight, None).unwrap().dims(), [0, 4]);
+    assert_eq!(forward(&none, weight, None, None).unwrap().dims(), [0, 4]);
 }
 
 #[test]
@@ -158,21 +189,25 @@ fn wrong_shapes_are_named() {
     let weight = [0.0_f32; 12];
     let weight = View::from_slice(&weight, &[4, 3]).unwrap();
     let x = tensor::<f32>(&[0.0; 8], &[2, 4]);
-    let error = forward(&x, weight, None).unwrap_err().to_string();
+    let error = forward(&x, weight, None, None).unwrap_err().to_string();
     assert_eq!(error, "linear: `weight` has shape [4, 3], expected [4, 4]");
     let right = tensor::<f32>(&[0.0; 6], &[2, 3]);
     let bias = View::from_slice(&[0.0_f32; 3], &[3]).unwrap();
-    let error = forward(&right, weight, Some(bias)).unwrap_err().to_string();
+    let error = forward(&right, weight, Some(bias), None)
+        .unwrap_err()
+        .to_string();
     assert_eq!(error, "linear: `bias` has shape [3], expected [4]");
     let mut dweight = [0.0_f32; 12];
     let mut view = ViewMut::from_slice(&mut dweight, &[4, 3]).unwrap();
-    let error = backward(&x, &x, weight, &mut view).unwrap_err().to_string();
+    let error = backward(&x, &x, weight, &mut view, Write::Add)
+        .unwrap_err()
+        .to_string();
     assert_eq!(error, "linear: `dweight` has shape [4, 3], expected [4, 4]");
     let mut dweight = [0.0_f32; 16];
     let mut view = ViewMut::from_slice(&mut dweight, &[4, 4]).unwrap();
     let ones = tensor::<f32>(&[1.0; 8], &[2, 4]);
     let short = View::from_slice(&[0.0_f32; 9], &[3, 3]).unwrap();
-    let error = backward(&ones, &ones, short, &mut view)
+    let error = backward(&ones, &ones, short, &mut view, Write::Add)
         .unwrap_err()
         .to_string();
     assert_eq!(error, "linear: `dy` has shape [2, 4], expected [2, 3]");

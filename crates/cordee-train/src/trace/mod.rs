@@ -79,7 +79,7 @@ fn step(
     let batches = (first..first + recorded.micro_batches)
         .map(|micro_batch| Ok::<_, DataError>(recorded.batch(micro_batch, rows.clone())));
     let counts = learner.accumulate(batches, false)?;
-    if let Some(id) = learner.engine.untouched() {
+    if let Some(id) = learner.engine.never_reached() {
         return Err(TrainError::MissingGradient {
             parameter: learner.model.parameters()[id].name.clone(),
             why: "no backward reached it",

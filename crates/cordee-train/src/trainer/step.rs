@@ -28,7 +28,7 @@ impl Trainer<'_> {
         self.run.status.enter(phase, step);
         let counts = self.accumulate()?;
         if step == self.first_step + 1
-            && let Some(id) = self.learner.engine.untouched()
+            && let Some(id) = self.learner.engine.never_reached()
         {
             let parameter = self.learner.model.parameters()[id].name.clone();
             return Err(TrainError::MissingGradient {

@@ -30,7 +30,6 @@ use super::{Epilogue, Layout, Matrix, Product};
 use crate::{
     cuda::{Address, Gpu},
     error::{OpError, Result},
-    matrix::Write,
     operand::Operator,
 };
 
@@ -77,7 +76,6 @@ struct Key {
     left: Layout,
     right: Layout,
     to: Layout,
-    add: bool,
     epilogue: u32,
     auxiliary_stride: usize,
     alignments: Alignments,
@@ -89,6 +87,8 @@ struct Alignments {
     left: u32,
     right: u32,
     to: u32,
+    /// 0 where nothing is added.
+    added: u32,
     bias: u32,
     auxiliary: u32,
 }
@@ -104,13 +104,15 @@ impl Key {
             left: product.left.layout,
             right: product.right.layout,
             to: product.to.layout,
-            add: product.write == Write::Add,
             epilogue: library_epilogue(epilogue) as u32,
             auxiliary_stride: input.map_or(0, |input| input.stride),
             alignments: Alignments {
                 left: alignment(Some(product.left.address.get())),
                 right: alignment(Some(product.right.address.get())),
                 to: alignment(Some(product.to.address.get())),
+                added: product
+                    .added()
+                    .map_or(0, |added| alignment(Some(added.get()))),
                 bias: alignment(bias.map(Address::get)),
                 auxiliary: alignment(input.map(|input| input.address.get())),
             },
@@ -215,12 +217,11 @@ impl Blas {
         algorithm: &sys::cublasLtMatmulAlgo_t,
     ) -> LibraryResult<()> {
         let alpha = 1.0_f32;
-        let beta = match product.write {
-            Write::Replace => 0.0_f32,
-            Write::Add => 1.0,
-        };
+        let added = product.added();
+        let beta = if added.is_some() { 1.0_f32 } else { 0.0 };
         let place = |matrix: Matrix| matrix.address.get() as *mut c_void;
         let to = place(product.to);
+        let added = added.map_or(to, |address| address.get() as *mut c_void);
         let (workspace, _) = self.workspace.device_ptr(gpu.stream());
         // SAFETY: descriptors live in the plan; scalars are on the host, as is the default; the
         // stream is the one that everything that uses the workspace goes to.
@@ -234,7 +235,7 @@ impl Blas {
                 plan.right.0,
                 place(product.left),
                 plan.left.0,
-                to,
+                added,
                 plan.to.0,
                 to,
                 plan.to.0,
@@ -290,7 +291,11 @@ impl Blas {
             ),
             (
                 Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-                alignments.to,
+                if alignments.added == 0 {
+                    alignments.to
+                } else {
+                    alignments.added
+                },
             ),
             // What the epilogue reads and writes has no attribute of its own.
             (

@@ -45,7 +45,7 @@ __device__ __forceinline__ void fill(float (*tile)[TILE + 1], const element *mat
 template <typename Output>
 __device__ __forceinline__ void multiply(const element *left, u64 left_row, u64 left_inner, const element *right,
                                          u64 right_inner, u64 right_column, Output *to, u64 to_row, u32 rows,
-                                         u32 columns, u32 inner, u32 add, u32 epilogue, const Output *bias,
+                                         u32 columns, u32 inner, const Output *added, u32 epilogue, const Output *bias,
                                          Output *auxiliary, u64 auxiliary_row) {
     __shared__ float left_tile[DEPTH][TILE + 1];
     __shared__ float right_tile[DEPTH][TILE + 1];
@@ -87,10 +87,9 @@ __device__ __forceinline__ void multiply(const element *left, u64 left_row, u64 
             if (row >= rows || column >= columns) {
                 continue;
             }
-            Output *place = to + row * to_row + column;
             float x = sums[r][c];
-            if (add) {
-                x += widen(*place);
+            if (added) {
+                x += widen(added[row * to_row + column]);
             }
             if (epilogue & BIAS) {
                 x += widen(bias[column]);
@@ -102,7 +101,7 @@ __device__ __forceinline__ void multiply(const element *left, u64 left_row, u64 
             if (epilogue & GELU_GRADIENT) {
                 x *= gelu_slope(widen(auxiliary[row * auxiliary_row + column]));
             }
-            *place = narrow<Output>(x);
+            to[row * to_row + column] = narrow<Output>(x);
         }
     }
 }
@@ -123,24 +122,24 @@ __device__ __forceinline__ void sum(const Source *source, u64 stride, u64 count_
     sums[i] = narrow<Output>(x);
 }
 
-// to[rows, columns] = left[rows, inner] right[inner, columns], or += where `add` is 1, then the
-// epilogue. `bias` [columns] and `auxiliary` [rows, columns] hold what the output holds. Strides are
-// in elements. Grid: a block for each tile of the output, those of a row of tiles one after the
+// to[rows, columns] = left[rows, inner] right[inner, columns], plus `added` [rows, columns], of the stride of
+// `to` and perhaps `to` itself, unless that is null; then the epilogue. `bias` [columns] and `auxiliary`
+// [rows, columns] hold what the output holds. Strides are in elements. Grid: a block for each tile of the output, those of a row of tiles one after the
 // other; block: THREADS.
 extern "C" __global__ void __launch_bounds__(THREADS)
     product_element(const element *left, u64 left_row, u64 left_inner, const element *right, u64 right_inner,
-                    u64 right_column, element *to, u64 to_row, u32 rows, u32 columns, u32 inner, u32 add, u32 epilogue,
-                    const element *bias, element *auxiliary, u64 auxiliary_row) {
-    multiply(left, left_row, left_inner, right, right_inner, right_column, to, to_row, rows, columns, inner, add,
+                    u64 right_column, element *to, u64 to_row, u32 rows, u32 columns, u32 inner,
+                    const element *added, u32 epilogue, const element *bias, element *auxiliary, u64 auxiliary_row) {
+    multiply(left, left_row, left_inner, right, right_inner, right_column, to, to_row, rows, columns, inner, added,
              epilogue, bias, auxiliary, auxiliary_row);
 }
 
 // The same with an output of f32.
 extern "C" __global__ void __launch_bounds__(THREADS)
     product_f32(const element *left, u64 left_row, u64 left_inner, const element *right, u64 right_inner,
-                u64 right_column, float *to, u64 to_row, u32 rows, u32 columns, u32 inner, u32 add, u32 epilogue,
-                const float *bias, float *auxiliary, u64 auxiliary_row) {
-    multiply(left, left_row, left_inner, right, right_inner, right_column, to, to_row, rows, columns, inner, add,
+                u64 right_column, float *to, u64 to_row, u32 rows, u32 columns, u32 inner,
+                const float *added, u32 epilogue, const float *bias, float *auxiliary, u64 auxiliary_row) {
+    multiply(left, left_row, left_inner, right, right_inner, right_column, to, to_row, rows, columns, inner, added,
              epilogue, bias, auxiliary, auxiliary_row);
 }
 

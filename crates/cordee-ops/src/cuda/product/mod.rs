@@ -149,7 +149,26 @@ impl Epilogue {
     }
 }
 
-/// `to` = `left` `right`, or `to` += with [`Write::Add`], and then the epilogue.
+/// What a product is added to, before the epilogue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Onto {
+    Nothing,
+    /// What its destination holds.
+    Itself,
+    /// A matrix of the size, type and stride of the destination.
+    Other(Address),
+}
+
+impl From<Write> for Onto {
+    fn from(write: Write) -> Self {
+        match write {
+            Write::Replace => Self::Nothing,
+            Write::Add => Self::Itself,
+        }
+    }
+}
+
+/// `to` = `left` `right` + `onto`, and then the epilogue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Product {
     /// Rows x inner, bf16 or f32.
@@ -159,13 +178,22 @@ pub(crate) struct Product {
     /// Rows x columns, not transposed, of that type or f32. A sum in bf16 is rounded once more for
     /// each product that is added.
     pub(crate) to: Matrix,
-    /// Whether it is added to.
-    pub(crate) write: Write,
+    /// What it is added to.
+    pub(crate) onto: Onto,
     /// What is done before writing.
     pub(crate) epilogue: Epilogue,
 }
 
 impl Product {
+    /// Where what it is added to begins.
+    fn added(&self) -> Option<Address> {
+        match self.onto {
+            Onto::Nothing => None,
+            Onto::Itself => Some(self.to.address),
+            Onto::Other(address) => Some(address),
+        }
+    }
+
     /// Rows, columns, and the inner dimension.
     fn sizes(&self) -> [usize; 3] {
         let (left, right, to) = (self.left.layout, self.right.layout, self.to.layout);

@@ -6,7 +6,6 @@ use super::{Epilogue, Product};
 use crate::{
     cuda::{Address, Arg, Gpu, Grid, Source},
     error::Result,
-    matrix::Write,
     operand::Operator,
 };
 
@@ -61,7 +60,7 @@ pub(super) unsafe fn multiply(gpu: &Gpu, op: Operator, product: &Product) -> Res
         size(rows),
         size(columns),
         size(inner),
-        u32::from(product.write == Write::Add).into(),
+        product.added().into(),
         flags.into(),
         product.epilogue.bias().into(),
         input.map(|input| input.address).into(),

@@ -2,11 +2,10 @@
 
 use cordee_memory::{Buffer, DType};
 
-use super::{Auxiliary, Epilogue, Matrix, Product, plain};
+use super::{Auxiliary, Epilogue, Matrix, Onto, Product, plain};
 use crate::{
     GpuOptions,
     cuda::{Address, Gpu},
-    matrix::Write,
     operand::Operator,
     testing::normals,
 };
@@ -43,6 +42,14 @@ const KINDS: [Kind; 7] = [
     Kind::GeluBiasGradient,
     Kind::BiasGradient,
 ];
+
+/// What the product is added to; the address of another is filled in by [`Run`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Adds {
+    Nothing,
+    Itself,
+    Other,
+}
 
 /// Numbers on the GPU, `offset` elements into an allocation.
 struct Numbers {
@@ -117,7 +124,7 @@ struct Run {
     dtypes: [DType; 2],
     /// Whether left and right are.
     transposed: [bool; 2],
-    write: Write,
+    adds: Adds,
     kind: Kind,
     /// Elements that everything begins behind an aligned address.
     offset: usize,
@@ -130,6 +137,8 @@ struct Operands {
     left: Stored,
     right: Stored,
     to: Stored,
+    /// Laid out as `to` is.
+    other: Numbers,
     input: Numbers,
     bias: Numbers,
 }
@@ -194,6 +203,7 @@ impl Run {
             left: stored("left", numbers, [rows, inner], self.transposed[0]),
             right: stored("right", numbers, [inner, columns], self.transposed[1]),
             to: stored("to", output, [rows, columns], false),
+            other: new("other", output, Stored::len([rows, columns], false)),
             input: new("input", output, rows * self.input_stride),
             bias: new("bias", output, length),
         }
@@ -209,13 +219,16 @@ impl Run {
         let mut sums = vec![0.0; columns];
         for row in 0..rows {
             for column in 0..columns {
-                let place = &mut to[operands.to.index(row, column)];
+                let index = operands.to.index(row, column);
+                let place = &mut to[index];
                 let beside = &mut input[row * self.input_stride + column];
                 let mut x: f64 = (0..inner)
                     .map(|k| left.at(row, k) * right.at(k, column))
                     .sum();
-                if self.write == Write::Add {
-                    x += *place;
+                match self.adds {
+                    Adds::Nothing => {}
+                    Adds::Itself => x += *place,
+                    Adds::Other => x += operands.other.values[index],
                 }
                 if matches!(self.kind, Kind::Bias | Kind::BiasGelu) {
                     x += bias[column];
@@ -246,7 +259,11 @@ impl Run {
             left: operands.left.matrix,
             right: operands.right.matrix,
             to: operands.to.matrix,
-            write: self.write,
+            onto: match self.adds {
+                Adds::Nothing => Onto::Nothing,
+                Adds::Itself => Onto::Itself,
+                Adds::Other => Onto::Other(operands.other.address()),
+            },
             epilogue: self.epilogue(&operands.bias, &operands.input),
         };
         let has_input = !matches!(self.kind, Kind::None | Kind::Bias | Kind::BiasGradient);
@@ -342,13 +359,13 @@ fn check_all(way: Way) {
             [DType::Bf16, DType::F32],
         ] {
             for kind in KINDS {
-                for write in [Write::Replace, Write::Add] {
+                for adds in [Adds::Nothing, Adds::Itself, Adds::Other] {
                     let run = Run {
                         sizes,
                         dtypes,
                         // Neither has the period of what surrounds it.
                         transposed: [turn % 3 == 1, turn % 5 < 2],
-                        write,
+                        adds,
                         kind,
                         offset: [0, 8, 1][turn % 3],
                         input_stride: sizes[1].next_multiple_of(8),
@@ -380,7 +397,7 @@ fn all_transposes_work_twice() {
             sizes: [17, 24, 33],
             dtypes: [DType::Bf16, DType::F32],
             transposed,
-            write: Write::Add,
+            adds: Adds::Itself,
             kind: Kind::Bias,
             offset: 0,
             input_stride: 24,
@@ -400,7 +417,7 @@ fn what_the_library_refuses_is_left_to_the_kernel() {
         sizes: [5, 9, 6],
         dtypes: [DType::F32, DType::F32],
         transposed: [false, true],
-        write: Write::Replace,
+        adds: Adds::Nothing,
         kind: Kind::BiasGelu,
         offset: 0,
         input_stride: 9,
