@@ -245,6 +245,16 @@ pub enum Write {
     Add,
 }
 
+impl Write {
+    /// How often the destination is gone through.
+    pub(crate) fn passes(self) -> usize {
+        match self {
+            Self::Replace => 1,
+            Self::Add => 2,
+        }
+    }
+}
+
 /// The matrices of a product in f32, if that is what they are and the processor has our kernels.
 #[cfg(target_arch = "x86_64")]
 fn for_panels<'d, 'a, T: Float>(

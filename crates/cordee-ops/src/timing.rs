@@ -1,4 +1,4 @@
-//! Where the time goes: a stopwatch of each thread, by operator and pass.
+//! Where the time goes, and what is done in it: a stopwatch of each thread, by operator and pass.
 //!
 //! It is off unless [`start`] was called on the thread that calls the operators; off, it costs them
 //! one look at a thread-local flag. Work of a GPU is waited for at both ends of a call, or else only
@@ -6,8 +6,11 @@
 
 use std::{
     cell::{Cell, RefCell},
+    ops::AddAssign,
     time::{Duration, Instant},
 };
+
+use cordee_memory::DType;
 
 use crate::Device;
 
@@ -34,6 +37,45 @@ impl Pass {
     }
 }
 
+/// What calls cannot do with less of, on any machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Operations of products of matrices; a multiplication and an addition are two.
+    pub flops: f64,
+    /// Bytes of memory that have to be read or written: operands once, and results, but nothing that
+    /// could stay on the chip.
+    pub bytes: f64,
+}
+
+impl Work {
+    /// Of a product of `rows` x `inner` with `inner` x `columns`, its operations alone.
+    pub(crate) fn product([rows, inner, columns]: [usize; 3]) -> Self {
+        Self::flops(2.0 * rows as f64 * inner as f64 * columns as f64)
+    }
+
+    pub(crate) fn flops(flops: f64) -> Self {
+        Self { flops, bytes: 0.0 }
+    }
+
+    /// The same, and `elements` of `dtype` that are read or written.
+    pub(crate) fn moving(mut self, elements: usize, dtype: DType) -> Self {
+        self.bytes += elements as f64 * dtype.size_in_bytes() as f64;
+        self
+    }
+
+    /// `elements` of `dtype` that are read or written, and no product.
+    pub(crate) fn moved(elements: usize, dtype: DType) -> Self {
+        Self::default().moving(elements, dtype)
+    }
+}
+
+impl AddAssign for Work {
+    fn add_assign(&mut self, other: Self) {
+        self.flops += other.flops;
+        self.bytes += other.bytes;
+    }
+}
+
 /// The calls of one operator in one pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Entry {
@@ -45,6 +87,8 @@ pub struct Entry {
     pub calls: u64,
     /// Wall time of all calls together.
     pub seconds: f64,
+    /// What all of them did at least.
+    pub work: Work,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,6 +111,7 @@ struct Total {
     pass: Pass,
     calls: u64,
     time: Duration,
+    work: Work,
 }
 
 /// Starts the stopwatch of this thread from nothing; operators compute on `device`.
@@ -86,6 +131,7 @@ pub fn take() -> Vec<Entry> {
         pass: total.pass,
         calls: total.calls,
         seconds: total.time.as_secs_f64(),
+        work: total.work,
     };
     TOTALS.take().into_iter().map(entry).collect()
 }
@@ -96,6 +142,7 @@ pub(crate) struct Scope {
     operator: &'static str,
     pass: Pass,
     started: Option<Instant>,
+    work: Work,
 }
 
 /// Begins the time of a call, unless the stopwatch is off or another call has begun.
@@ -110,6 +157,7 @@ pub(crate) fn scope(operator: &'static str, pass: Pass) -> Scope {
         operator,
         pass,
         started,
+        work: Work::default(),
     }
 }
 
@@ -130,6 +178,18 @@ impl Drop for Scope {
 }
 
 impl Scope {
+    /// Whether it is on: whether anybody will be told.
+    #[inline]
+    pub(crate) fn runs(&self) -> bool {
+        self.started.is_some()
+    }
+
+    /// What the call does at least. Of calls within it nothing is counted.
+    #[inline]
+    pub(crate) fn does(&mut self, work: Work) {
+        self.work += work;
+    }
+
     fn add(&self, time: Duration) {
         TOTALS.with_borrow_mut(|totals| {
             let same =
@@ -138,12 +198,14 @@ impl Scope {
                 Some(total) => {
                     total.calls += 1;
                     total.time += time;
+                    total.work += self.work;
                 }
                 None => totals.push(Total {
                     operator: self.operator,
                     pass: self.pass,
                     calls: 1,
                     time,
+                    work: self.work,
                 }),
             }
         });
@@ -154,14 +216,18 @@ impl Scope {
 mod tests {
     use std::{thread::sleep, time::Duration};
 
-    use super::{Pass, scope, start, take};
+    use cordee_memory::DType;
+
+    use super::{Pass, Work, scope, start, take};
     use crate::Device;
 
     #[test]
     fn calls_are_counted_for_the_outermost() {
         let outer = || {
-            let _timed = scope("outer", Pass::Forward);
-            let _nested = scope("inner", Pass::Forward);
+            let mut timed = scope("outer", Pass::Forward);
+            timed.does(Work::product([2, 3, 5]).moving(7, DType::F32));
+            let mut nested = scope("inner", Pass::Forward);
+            nested.does(Work::moved(100, DType::F32));
             sleep(Duration::from_millis(2));
         };
         outer();
@@ -177,6 +243,11 @@ mod tests {
         let expected = [("outer", Pass::Forward, 2), ("inner", Pass::Backward, 1)];
         assert_eq!(counted, expected);
         assert!((0.004..1.0).contains(&entries[0].seconds), "{entries:?}");
+        let twice = Work {
+            flops: 2.0 * 60.0,
+            bytes: 2.0 * 28.0,
+        };
+        assert_eq!(entries[0].work, twice);
         outer();
         assert!(take().is_empty(), "it went on after it was stopped");
     }

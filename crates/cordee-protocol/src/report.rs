@@ -78,6 +78,12 @@ pub struct BenchPart {
     pub calls: f64,
     /// Mean seconds of it in a step.
     pub seconds: f64,
+    /// Operations of its products of matrices in a step; 0 of what is no arithmetic.
+    #[serde(default)]
+    pub flops: f64,
+    /// Bytes of memory that it has to read or write in a step; 0 where nobody counts.
+    #[serde(default)]
+    pub bytes: f64,
 }
 
 /// A trace that was replayed.

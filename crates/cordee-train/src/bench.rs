@@ -11,7 +11,7 @@ use cordee_model::{Model, Parameter};
 use cordee_ops::{
     Device,
     random::Stream,
-    timing::{self, Entry, Pass},
+    timing::{self, Entry, Pass, Work},
 };
 use cordee_protocol::{BenchCommunication, BenchGpu, BenchPart, BenchReport};
 
@@ -257,30 +257,44 @@ fn parts(
     step_s: &[f64],
 ) -> Vec<BenchPart> {
     let steps = step_s.len() as f64;
-    let part = |name: &str, pass: Option<Pass>, calls: f64, seconds: f64| BenchPart {
+    let part = |name: &str, pass: Option<Pass>, calls: f64, seconds: f64, work: Work| BenchPart {
         name: name.to_owned(),
         pass: pass.map(|pass| pass.name().to_owned()),
         calls,
         seconds,
+        flops: work.flops / steps,
+        bytes: work.bytes / steps,
     };
     // The operators of the update are part of what has a stopwatch of its own.
     let of_model = operators.iter().filter(|entry| entry.pass != Pass::Update);
     let mut parts: Vec<BenchPart> = of_model
         .map(|entry| {
             let (calls, seconds) = (entry.calls as f64 / steps, entry.seconds / steps);
-            part(entry.operator, Some(entry.pass), calls, seconds)
+            part(entry.operator, Some(entry.pass), calls, seconds, entry.work)
         })
         .collect();
     parts.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    let update = |operator| {
+        let mut of = operators.iter().filter(|entry| entry.pass == Pass::Update);
+        let entry = of.find(|entry| entry.operator == operator);
+        entry.map_or(Work::default(), |entry| entry.work)
+    };
     let around = [
-        ("optimizer", &mut times.optimizer),
-        ("gradient norm", &mut times.gradient_norm),
-        ("collectives", &mut times.collectives),
-        ("data", drawing),
+        ("optimizer", &mut times.optimizer, update("adamw")),
+        (
+            "gradient norm",
+            &mut times.gradient_norm,
+            update("gradient_norm"),
+        ),
+        ("collectives", &mut times.collectives, Work::default()),
+        ("data", drawing, Work::default()),
     ];
-    parts.extend(around.map(|(name, watch)| part(name, None, 1.0, watch.take() / steps)));
+    let part_around = |(name, watch, work): (&str, &mut Stopwatch, Work)| {
+        part(name, None, 1.0, watch.take() / steps, work)
+    };
+    parts.extend(around.map(part_around));
     let known: f64 = parts.iter().map(|part| part.seconds).sum();
     let all = step_s.iter().sum::<f64>() / steps;
-    parts.push(part("rest", None, 1.0, all - known));
+    parts.push(part("rest", None, 1.0, all - known, Work::default()));
     parts
 }

@@ -321,6 +321,10 @@ pub(crate) struct BenchTrainArgs {
     /// Peak of one worker's device in 10^12 operations a second, to compare with.
     #[arg(long, value_name = "X", value_parser = positive)]
     pub(crate) peak_tflops: Option<f64>,
+    /// Peak of its memory in 10^9 bytes a second: with both, each part stands beside the least time
+    /// that it could take.
+    #[arg(long, value_name = "X", value_parser = positive, requires = "peak_tflops")]
+    pub(crate) peak_gbs: Option<f64>,
     /// Print one JSON object in place of a table.
     #[arg(long)]
     pub(crate) json: bool,

@@ -14,7 +14,7 @@ use crate::cuda::Gpu;
 use crate::{
     error::{OpError, Result},
     operand::{Operator, with_float},
-    timing::Pass,
+    timing::{Pass, Work},
 };
 
 const OP: Operator = Operator("adamw");
@@ -82,12 +82,27 @@ pub struct State<'a> {
     pub compute: Option<ViewMut<'a>>,
 }
 
+impl State<'_> {
+    /// Reads and writes all three, reads the gradients, writes the copy.
+    fn work(&self, gradients: &View<'_>) -> Work {
+        let work = Work::moved(2 * self.params.len(), self.params.dtype())
+            .moving(2 * self.m.len(), self.m.dtype())
+            .moving(2 * self.v.len(), self.v.dtype())
+            .moving(gradients.len(), gradients.dtype());
+        match &self.compute {
+            Some(compute) => work.moving(compute.len(), compute.dtype()),
+            None => work,
+        }
+    }
+}
+
 /// One step over a range of parameters. Every element is updated on its own, so any division into
 /// ranges gives the same bits. Gradients are multiplied by `scale`, `f64` `[1]`, first: one over the
 /// trained tokens, times the factor that clips their norm
 /// ([`gradient_norm::scale`](crate::gradient_norm::scale)). Where it is not finite, nothing changes.
 pub fn step(state: State<'_>, gradients: View<'_>, scale: View<'_>, hyper: &AdamW) -> Result<()> {
-    let _timed = OP.timed(Pass::Update);
+    let mut timed = OP.timed(Pass::Update);
+    timed.does(state.work(&gradients));
     if hyper.step == 0 {
         return Err(OpError::Argument {
             op: OP.0,

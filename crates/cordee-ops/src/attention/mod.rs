@@ -31,7 +31,7 @@ use crate::{
     float::Float,
     operand::{Operand, Operator, with_float},
     sequences::Sequences,
-    timing::Pass,
+    timing::{Pass, Work},
 };
 
 const OP: Operator = Operator("attention");
@@ -76,8 +76,9 @@ pub struct Gradients {
 
 /// softmax(scale q k^T) v, each token over those it sees.
 pub fn forward(inputs: &Inputs<'_>) -> Result<Attended> {
-    let _timed = OP.timed(Pass::Forward);
+    let mut timed = OP.timed(Pass::Forward);
     let sizes = Sizes::of(inputs)?;
+    timed.does(sizes.forward_work(inputs));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(inputs.q) {
         return cuda::forward(&gpu, inputs, &sizes);
@@ -96,8 +97,9 @@ pub fn forward(inputs: &Inputs<'_>) -> Result<Attended> {
 /// The gradients of the inputs from `dout`, the gradient of the output, and from what the forward
 /// returned.
 pub fn backward(dout: &Tensor, inputs: &Inputs<'_>, attended: &Attended) -> Result<Gradients> {
-    let _timed = OP.timed(Pass::Backward);
+    let mut timed = OP.timed(Pass::Backward);
     let sizes = Sizes::of(inputs)?;
+    timed.does(sizes.backward_work(inputs));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(inputs.q) {
         return cuda::backward(&gpu, dout, inputs, attended, &sizes);
@@ -183,6 +185,36 @@ impl Sizes {
             kv_heads,
             head_dim,
         })
+    }
+
+    /// Operations of a product of every query with every key that it sees.
+    fn product_flops(&self, inputs: &Inputs<'_>) -> f64 {
+        let window = inputs.window.unwrap_or(usize::MAX);
+        let sequences = 0..inputs.sequences.count(self.tokens);
+        let pairs = sequences.map(|index| {
+            let len = inputs.sequences.range(index).len();
+            // Of the first tokens each sees one more than the one before it.
+            let (growing, window) = (len.min(window) as f64, window as f64);
+            growing * (growing + 1.0) / 2.0 + (len as f64 - growing) * window.min(len as f64)
+        });
+        2.0 * (self.heads * self.head_dim) as f64 * pairs.sum::<f64>()
+    }
+
+    /// Scores and their product with the values; reads q, k and v, writes out and the log-sum-exps.
+    fn forward_work(&self, inputs: &Inputs<'_>) -> Work {
+        let moved = 2 * self.tokens * (self.heads + self.kv_heads) * self.head_dim;
+        Work::flops(2.0 * self.product_flops(inputs))
+            .moving(moved, self.dtype)
+            .moving(self.tokens * self.heads, DType::F32)
+    }
+
+    /// Scores once more, and two products for each of the two of the forward; reads what that had and
+    /// gave and dout, writes three gradients.
+    fn backward_work(&self, inputs: &Inputs<'_>) -> Work {
+        let moved = 4 * self.tokens * (self.heads + self.kv_heads) * self.head_dim;
+        Work::flops(5.0 * self.product_flops(inputs))
+            .moving(moved, self.dtype)
+            .moving(self.tokens * self.heads, DType::F32)
     }
 
     /// Query heads that read one key head.

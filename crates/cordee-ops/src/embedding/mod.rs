@@ -7,6 +7,8 @@ pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+
 use candle_core::Tensor;
 use cordee_memory::{View, ViewMut};
 
@@ -16,7 +18,7 @@ use crate::{
     error::{OpError, Result},
     float::Float,
     operand::{Operator, with_float},
-    timing::Pass,
+    timing::{Pass, Work},
 };
 
 const OP: Operator = Operator("embedding");
@@ -24,10 +26,11 @@ const OP: Operator = Operator("embedding");
 /// Rows of `weight` `[vocab, dim]` for `tokens` `[n]`, times `scale`: `[n, dim]`. Gemma's `scale` is
 /// the root of `dim`, that of most others 1.
 pub fn forward(tokens: &[u32], weight: View<'_>, scale: f64) -> Result<Tensor> {
-    let _timed = OP.timed(Pass::Forward);
+    let mut timed = OP.timed(Pass::Forward);
     let [vocab, dim] = OP.sizes("weight", weight.shape(), "[vocab, dim]")?;
     OP.expect_tokens(tokens, vocab, |_| true)?;
     check_scale(scale)?;
+    timed.does(Work::moved(2 * tokens.len() * dim, weight.dtype()));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of_view(&weight) {
         return cuda::forward(&gpu, tokens, weight, scale, [vocab, dim]);
@@ -41,10 +44,16 @@ pub fn forward(tokens: &[u32], weight: View<'_>, scale: f64) -> Result<Tensor> {
 /// Adds each row of `dy` `[n, dim]`, times `scale`, to the row of `dweight` `[vocab, dim]` that its token names.
 /// Rows of a token that occurs often are added in the order of its occurrences.
 pub fn backward(tokens: &[u32], dy: &Tensor, scale: f64, dweight: &mut ViewMut<'_>) -> Result<()> {
-    let _timed = OP.timed(Pass::Backward);
+    let mut timed = OP.timed(Pass::Backward);
     let [vocab, dim] = OP.sizes("dweight", dweight.shape(), "[vocab, dim]")?;
     OP.expect_tokens(tokens, vocab, |_| true)?;
     check_scale(scale)?;
+    if timed.runs() {
+        // The rows of the gradient that tokens have: counting them is work of its own.
+        let rows = tokens.iter().collect::<HashSet<_>>().len();
+        let read = Work::moved(tokens.len() * dim, OP.dtype("dy", dy)?);
+        timed.does(read.moving(2 * rows * dim, dweight.dtype()));
+    }
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(dy) {
         return cuda::backward(&gpu, tokens, dy, scale, dweight, [vocab, dim]);

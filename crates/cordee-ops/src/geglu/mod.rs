@@ -15,14 +15,15 @@ use crate::{
     error::Result,
     gelu::{Approximation, curve},
     operand::{Operator, with_float},
-    timing::Pass,
+    timing::{Pass, Work},
 };
 
 const OP: Operator = Operator("geglu");
 
 /// gelu(`gate`) * `up`, element by element, for two tensors of one shape.
 pub fn forward(gate: &Tensor, up: &Tensor, approximation: Approximation) -> Result<Tensor> {
-    let _timed = OP.timed(Pass::Forward);
+    let mut timed = OP.timed(Pass::Forward);
+    timed.does(Work::moved(3 * gate.elem_count(), OP.dtype("gate", gate)?));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(gate) {
         return cuda::forward(&gpu, gate, up, approximation);
@@ -47,7 +48,8 @@ pub fn backward(
     up: &Tensor,
     approximation: Approximation,
 ) -> Result<(Tensor, Tensor)> {
-    let _timed = OP.timed(Pass::Backward);
+    let mut timed = OP.timed(Pass::Backward);
+    timed.does(Work::moved(5 * gate.elem_count(), OP.dtype("gate", gate)?));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(gate) {
         return cuda::backward(&gpu, dy, gate, up, approximation);

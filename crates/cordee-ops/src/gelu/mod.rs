@@ -16,7 +16,7 @@ use crate::cuda::Gpu;
 use crate::{
     error::Result,
     operand::{Operator, with_float},
-    timing::Pass,
+    timing::{Pass, Work},
 };
 
 const OP: Operator = Operator("gelu");
@@ -33,7 +33,8 @@ pub enum Approximation {
 
 /// The unit of each element of `x`, of any shape.
 pub fn forward(x: &Tensor, approximation: Approximation) -> Result<Tensor> {
-    let _timed = OP.timed(Pass::Forward);
+    let mut timed = OP.timed(Pass::Forward);
+    timed.does(Work::moved(2 * x.elem_count(), OP.dtype("x", x)?));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(x) {
         return cuda::forward(&gpu, x, approximation);
@@ -52,7 +53,8 @@ pub fn forward(x: &Tensor, approximation: Approximation) -> Result<Tensor> {
 
 /// The gradient of `x`, of one shape with `dy`. Nothing of the forward is needed.
 pub fn backward(dy: &Tensor, x: &Tensor, approximation: Approximation) -> Result<Tensor> {
-    let _timed = OP.timed(Pass::Backward);
+    let mut timed = OP.timed(Pass::Backward);
+    timed.does(Work::moved(3 * x.elem_count(), OP.dtype("x", x)?));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(x) {
         return cuda::backward(&gpu, dy, x, approximation);

@@ -16,7 +16,7 @@ use crate::cuda::Gpu;
 use crate::{
     error::Result,
     operand::{Operator, with_float},
-    timing::Pass,
+    timing::{Pass, Work},
 };
 
 const OP: Operator = Operator("gradient_norm");
@@ -24,7 +24,8 @@ const OP: Operator = Operator("gradient_norm");
 /// Writes the sum of squares of all elements to `sum`, `f64` `[1]`: in `f64` over blocks of fixed
 /// size; NaN or infinite if an element is. The root is left to whoever adds the sums of all shards.
 pub fn sum_of_squares(values: View<'_>, sum: &mut ViewMut<'_>) -> Result<()> {
-    let _timed = OP.timed(Pass::Update);
+    let mut timed = OP.timed(Pass::Update);
+    timed.does(Work::moved(values.len(), values.dtype()));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of_view(&values) {
         return cuda::sum_of_squares(&gpu, values, sum);

@@ -22,7 +22,7 @@ use crate::{
     linear,
     matrix::Write,
     operand::{Operator, with_float},
-    timing::Pass,
+    timing::{Pass, Work},
 };
 
 const OP: Operator = Operator("head");
@@ -116,10 +116,11 @@ pub fn loss(
     targets: &Targets<'_>,
     nll: &mut ViewMut<'_>,
 ) -> Result<Losses> {
-    let _timed = OP.timed(Pass::Forward);
+    let mut timed = OP.timed(Pass::Forward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     let [vocab, _] = OP.sizes("weight", weight.shape(), "[vocab, dim]")?;
     targets.check(n, vocab)?;
+    timed.does(Work::product([n, dim, vocab]).moving((n + vocab) * dim, OP.dtype("x", x)?));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(x) {
         return cuda::loss(&gpu, (x, weight), targets, nll, [n, dim, vocab]);
@@ -142,10 +143,15 @@ pub fn loss_and_gradient(
     targets: &Targets<'_>,
     mut sums: Sums<'_>,
 ) -> Result<(Losses, Tensor)> {
-    let _timed = OP.timed(Pass::Backward);
+    let mut timed = OP.timed(Pass::Backward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     let [vocab, _] = OP.sizes("weight", weight.shape(), "[vocab, dim]")?;
     targets.check(n, vocab)?;
+    timed.does(
+        Work::flops(6.0 * n as f64 * dim as f64 * vocab as f64)
+            .moving((2 * n + vocab) * dim, OP.dtype("x", x)?)
+            .moving(sums.write.passes() * vocab * dim, sums.dweight.dtype()),
+    );
     if n == 0 && sums.write == Write::Replace {
         // No chunk writes it.
         let cleared = sums.dweight.fill_zero();

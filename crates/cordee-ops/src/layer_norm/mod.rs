@@ -20,7 +20,7 @@ use crate::{
     error::{OpError, Result},
     operand::{Operator, with_float},
     residual as addition,
-    timing::Pass,
+    timing::{Pass, Work},
 };
 
 const OP: Operator = Operator("layer_norm");
@@ -38,9 +38,10 @@ pub struct Normed {
 
 /// Normalises the rows of `x` `[n, dim]` with gains `weight` and `bias`, `[dim]` each.
 pub fn forward(x: &Tensor, weight: View<'_>, bias: View<'_>, eps: f64) -> Result<Normed> {
-    let _timed = OP.timed(Pass::Forward);
+    let mut timed = OP.timed(Pass::Forward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     check_eps(eps)?;
+    timed.does(Work::moved(2 * n * dim, OP.dtype("x", x)?));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(x) {
         return cuda::forward(&gpu, x, cuda::Affine { weight, bias, eps }, [n, dim]);
@@ -70,9 +71,10 @@ pub fn forward_residual(
     bias: View<'_>,
     eps: f64,
 ) -> Result<(Tensor, Normed)> {
-    let _timed = OP.timed(Pass::Forward);
+    let mut timed = OP.timed(Pass::Forward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     check_eps(eps)?;
+    timed.does(Work::moved(4 * n * dim, OP.dtype("x", x)?));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(x) {
         let affine = cuda::Affine { weight, bias, eps };
@@ -111,8 +113,12 @@ pub fn backward(
     dweight: &mut ViewMut<'_>,
     dbias: &mut ViewMut<'_>,
 ) -> Result<Tensor> {
-    let _timed = OP.timed(Pass::Backward);
+    let mut timed = OP.timed(Pass::Backward);
     let [n, dim] = OP.sizes("x", inputs.x.dims(), "[n, dim]")?;
+    timed.does(Work::moved(
+        (3 + usize::from(inputs.residual.is_some())) * n * dim,
+        OP.dtype("x", inputs.x)?,
+    ));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(inputs.x) {
         return cuda::backward(&gpu, inputs, dweight, dbias, [n, dim]);

@@ -16,7 +16,7 @@ use crate::{
     error::{OpError, Result},
     matrix::{Write, unwritten},
     operand::{Operand, Operator, with_float},
-    timing::Pass,
+    timing::{Pass, Work},
 };
 
 const OP: Operator = Operator("linear");
@@ -30,9 +30,13 @@ pub fn forward(
     bias: Option<View<'_>>,
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let _timed = OP.timed(Pass::Forward);
+    let mut timed = OP.timed(Pass::Forward);
     let [n, input] = OP.sizes("x", x.dims(), "[n, in]")?;
     let [output, _] = OP.sizes("weight", weight.shape(), "[out, in]")?;
+    timed.does(Work::product([n, input, output]).moving(
+        n * input + input * output + (1 + usize::from(residual.is_some())) * n * output,
+        OP.dtype("x", x)?,
+    ));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(x) {
         let sizes = [n, input, output];
@@ -76,9 +80,14 @@ pub fn backward_weight(
     dweight: &mut ViewMut<'_>,
     write: Write,
 ) -> Result<()> {
-    let _timed = OP.timed(Pass::Backward);
+    let mut timed = OP.timed(Pass::Backward);
     let [n, input] = OP.sizes("x", x.dims(), "[n, in]")?;
     let [output, _] = OP.sizes("dweight", dweight.shape(), "[out, in]")?;
+    timed.does(
+        Work::product([output, n, input])
+            .moving(n * (input + output), OP.dtype("x", x)?)
+            .moving(write.passes() * input * output, dweight.dtype()),
+    );
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(x) {
         return cuda::backward_weight(&gpu, [dy, x], dweight, write, [n, input, output]);
@@ -94,8 +103,9 @@ pub fn backward_weight(
 
 /// Adds the bias's gradient, the sum of the rows of `dy` `[n, out]`, to `dbias` `[out]`.
 pub fn backward_bias(dy: &Tensor, dbias: &mut ViewMut<'_>) -> Result<()> {
-    let _timed = OP.timed(Pass::Backward);
+    let mut timed = OP.timed(Pass::Backward);
     let [n, output] = OP.sizes("dy", dy.dims(), "[n, out]")?;
+    timed.does(Work::moved(n * output, OP.dtype("dy", dy)?));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(dy) {
         return cuda::backward_bias(&gpu, dy, dbias, [n, output]);
@@ -120,7 +130,7 @@ pub struct Branch<'a> {
 /// The gradient `[n, in]` of an input that all `branches` read, such as queries, keys and values
 /// or gate and up: the sum of their dy W, in their order, with no pass of its own for the additions.
 pub fn backward_input(branches: &[Branch<'_>]) -> Result<Tensor> {
-    let _timed = OP.timed(Pass::Backward);
+    let mut timed = OP.timed(Pass::Backward);
     let Some(first) = branches.first() else {
         return Err(OpError::Argument {
             op: OP.0,
@@ -131,6 +141,13 @@ pub fn backward_input(branches: &[Branch<'_>]) -> Result<Tensor> {
     };
     let [n, _] = OP.sizes("dy", first.dy.dims(), "[n, out]")?;
     let [_, input] = OP.sizes("weight", first.weight.shape(), "[out, in]")?;
+    timed.does(Work::moved(n * input, OP.dtype("dy", first.dy)?));
+    for branch in branches {
+        let output = branch.weight.len() / input;
+        timed.does(
+            Work::product([n, output, input]).moving((n + input) * output, branch.weight.dtype()),
+        );
+    }
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(first.dy) {
         return cuda::backward_input(&gpu, branches, [n, input]);

@@ -15,14 +15,15 @@ use crate::cuda::Gpu;
 use crate::{
     error::Result,
     operand::{Operator, with_float},
-    timing::Pass,
+    timing::{Pass, Work},
 };
 
 const OP: Operator = Operator("residual");
 
 /// `x` + `added`, two tensors of one shape.
 pub fn forward(x: &Tensor, added: &Tensor) -> Result<Tensor> {
-    let _timed = OP.timed(Pass::Forward);
+    let mut timed = OP.timed(Pass::Forward);
+    timed.does(Work::moved(3 * x.elem_count(), OP.dtype("x", x)?));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(x) {
         return cuda::forward(&gpu, x, added);

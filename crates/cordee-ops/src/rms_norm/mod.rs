@@ -19,7 +19,7 @@ use crate::{
     error::{OpError, Result},
     float::Float,
     operand::{Operator, with_float},
-    timing::Pass,
+    timing::{Pass, Work},
 };
 
 const OP: Operator = Operator("rms_norm");
@@ -63,9 +63,10 @@ pub struct Normed {
 
 /// Normalises the rows of `x` `[n, dim]`; `weight` `[dim]` holds the gains.
 pub fn forward(x: &Tensor, weight: View<'_>, norm: Norm) -> Result<Normed> {
-    let _timed = OP.timed(Pass::Forward);
+    let mut timed = OP.timed(Pass::Forward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     norm.check()?;
+    timed.does(Work::moved(2 * n * dim, OP.dtype("x", x)?));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(x) {
         return cuda::forward(&gpu, x, weight, norm, [n, dim]);
@@ -87,9 +88,10 @@ pub fn forward_residual(
     weight: View<'_>,
     norm: Norm,
 ) -> Result<(Tensor, Normed)> {
-    let _timed = OP.timed(Pass::Forward);
+    let mut timed = OP.timed(Pass::Forward);
     let [n, dim] = OP.sizes("x", x.dims(), "[n, dim]")?;
     norm.check()?;
+    timed.does(Work::moved(4 * n * dim, OP.dtype("x", x)?));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(x) {
         return cuda::forward_residual(&gpu, x, residual, weight, norm, [n, dim]);
@@ -125,8 +127,12 @@ pub struct Backward<'a> {
 /// The gradient of `x` `[n, dim]`, that of the residual stream included; the gains' gradient is
 /// added to `dweight` `[dim]`.
 pub fn backward(inputs: &Backward<'_>, dweight: &mut ViewMut<'_>) -> Result<Tensor> {
-    let _timed = OP.timed(Pass::Backward);
+    let mut timed = OP.timed(Pass::Backward);
     let [n, dim] = OP.sizes("x", inputs.x.dims(), "[n, dim]")?;
+    timed.does(Work::moved(
+        (3 + usize::from(inputs.residual.is_some())) * n * dim,
+        OP.dtype("x", inputs.x)?,
+    ));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(inputs.x) {
         return cuda::backward(&gpu, inputs, dweight, [n, dim]);

@@ -20,7 +20,7 @@ use crate::{
     float::Float,
     operand::{Operator, with_float},
     sequences::Sequences,
-    timing::Pass,
+    timing::{Pass, Work},
 };
 
 const OP: Operator = Operator("rotary");
@@ -28,13 +28,15 @@ const OP: Operator = Operator("rotary");
 /// Rotates every head of `x` `[tokens, heads, head_dim]` by the position of its token in its
 /// sequence.
 pub fn apply(x: &Tensor, sequences: Sequences<'_>, table: &Table) -> Result<Tensor> {
-    let _timed = OP.timed(Pass::Forward);
+    let mut timed = OP.timed(Pass::Forward);
+    timed.does(Work::moved(2 * x.elem_count(), OP.dtype("x", x)?));
     rotate(x, sequences, table, 1.0)
 }
 
 /// The gradient of the input of [`apply`] from that of its output: the rotation back.
 pub fn apply_backward(dy: &Tensor, sequences: Sequences<'_>, table: &Table) -> Result<Tensor> {
-    let _timed = OP.timed(Pass::Backward);
+    let mut timed = OP.timed(Pass::Backward);
+    timed.does(Work::moved(2 * dy.elem_count(), OP.dtype("x", dy)?));
     rotate(dy, sequences, table, -1.0)
 }
 

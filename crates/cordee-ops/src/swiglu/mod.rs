@@ -15,14 +15,15 @@ use crate::cuda::Gpu;
 use crate::{
     error::Result,
     operand::{Operator, with_float},
-    timing::Pass,
+    timing::{Pass, Work},
 };
 
 const OP: Operator = Operator("swiglu");
 
 /// silu(`gate`) * `up`, element by element, for two tensors of one shape.
 pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    let _timed = OP.timed(Pass::Forward);
+    let mut timed = OP.timed(Pass::Forward);
+    timed.does(Work::moved(3 * gate.elem_count(), OP.dtype("gate", gate)?));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(gate) {
         return cuda::forward(&gpu, gate, up);
@@ -37,7 +38,8 @@ pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 
 /// The gradients of `gate` and `up`, all of one shape with `dy`. The activation is computed anew.
 pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tensor)> {
-    let _timed = OP.timed(Pass::Backward);
+    let mut timed = OP.timed(Pass::Backward);
+    timed.does(Work::moved(5 * gate.elem_count(), OP.dtype("gate", gate)?));
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(gate) {
         return cuda::backward(&gpu, dy, gate, up);

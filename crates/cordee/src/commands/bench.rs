@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use anyhow::anyhow;
 use cordee_config::{DeviceKind, Plan};
-use cordee_protocol::{BenchCommunication, BenchReport, ExitCode, WorkerMessage};
+use cordee_protocol::{BenchCommunication, BenchPart, BenchReport, ExitCode, WorkerMessage};
 use serde_json::{Value, json};
 
 use super::ranks;
@@ -202,6 +202,27 @@ impl Measured<'_> {
         Some(self.flops_per_s() / peak)
     }
 
+    /// Seconds of a part at the peaks of arithmetic and memory, whichever takes longer.
+    fn floor_s(&self, part: &BenchPart) -> Option<f64> {
+        let (flops, bytes) = (self.args.peak_tflops? * 1e12, self.args.peak_gbs? * 1e9);
+        Some((part.flops / flops).max(part.bytes / bytes))
+    }
+
+    /// Of all parts.
+    fn step_floor_s(&self) -> Option<f64> {
+        let parts = self.report.parts.iter();
+        parts.map(|part| self.floor_s(part)).sum()
+    }
+
+    /// A part, its floor with it.
+    fn part_json(&self, part: &BenchPart) -> Value {
+        let mut told = json!(part);
+        if let Some(floor) = self.floor_s(part) {
+            told["floor_s"] = floor.into();
+        }
+        told
+    }
+
     /// Largest of a rank, and all together, in MiB.
     fn peak_memory(&self) -> (u64, u64) {
         let peaks = &self.report.peak_memory_bytes;
@@ -240,7 +261,8 @@ impl Measured<'_> {
             "peak_gpu_mb": report.gpu.as_ref().map(|gpu| gpu.peak_bytes >> 20),
             "first_loss": report.first_loss,
             "last_loss": report.last_loss,
-            "parts": report.parts,
+            "floor_ms": self.step_floor_s().map(|seconds| seconds * 1e3),
+            "parts": report.parts.iter().map(|part| self.part_json(part)).collect::<Vec<_>>(),
             "communication": report.communication,
         })
     }
@@ -321,12 +343,25 @@ impl Measured<'_> {
         }
         let sums = report.communication.as_ref();
         lines.extend(sums.map(|sums| ("communication", communication(sums))));
+        if let Some(floor) = self.step_floor_s() {
+            let text = format!(
+                "{:.2} ms at the peaks, {:.1}% of the step; of each part on the right",
+                floor * 1e3,
+                100.0 * floor * 1e3 / step_ms.median
+            );
+            lines.push(("floor", text));
+        }
         // Of the steps whose parts were timed, which a GPU does apart from those that are measured.
         let step = report.parts.iter().map(|part| part.seconds).sum::<f64>();
         lines.extend(report.parts.iter().map(|part| {
             let pass = part.pass.as_deref().unwrap_or("");
+            let floor = self.floor_s(part).filter(|&floor| floor > 0.0);
+            let floor = floor.map_or_else(String::new, |floor| {
+                let share = 100.0 * floor / part.seconds;
+                format!("{:>12.2} ms {share:>5.1}%", floor * 1e3)
+            });
             let text = format!(
-                "{:<16}{pass:<10}{:>9.2} ms {:>5.1}%",
+                "{:<16}{pass:<10}{:>9.2} ms {:>5.1}%{floor}",
                 part.name,
                 part.seconds * 1e3,
                 100.0 * part.seconds / step

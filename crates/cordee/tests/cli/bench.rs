@@ -17,7 +17,8 @@ fn bench(fixture: &Fixture, more: &[&str]) -> Value {
 
 #[test]
 fn the_figures_follow_from_each_other() {
-    let report = bench(&Fixture::new(), &["--threads", "1", "--peak-tflops", "0.5"]);
+    let peaks = ["--threads", "1", "--peak-tflops", "0.5", "--peak-gbs", "20"];
+    let report = bench(&Fixture::new(), &peaks);
     let number = |key: &str| report[key].as_f64().unwrap();
     let spread = &report["step_ms_spread"];
     let (least, most) = (
@@ -63,6 +64,44 @@ fn the_figures_follow_from_each_other() {
         let part = parts.iter().find(of).unwrap();
         assert!(part["seconds"].as_f64().unwrap() > 0.0, "{part}");
     }
+
+    // Products are the model's FLOPs twice over 128 tokens, but for the head's and attention's, which
+    // are parts of their own.
+    let of = |name: &str, pass: Value, key: &str| {
+        let mut of = parts
+            .iter()
+            .filter(|p| p["name"] == name && p["pass"] == pass);
+        of.next().unwrap()[key].as_f64().unwrap()
+    };
+    let layers = f64::from(2 * (4 * 32 * 32 + 3 * 32 * 64));
+    close(
+        of("linear", "forward".into(), "flops"),
+        2.0 * 128.0 * layers,
+    );
+    close(
+        of("linear", "backward".into(), "flops"),
+        4.0 * 128.0 * layers,
+    );
+    close(
+        of("head", "backward".into(), "flops"),
+        6.0 * 128.0 * 300.0 * 32.0,
+    );
+    // Each of 16 tokens sees itself and those before it; scores and values.
+    let pairs = f64::from(8 * 16 * 17 / 2);
+    let scores = 2.0 * pairs * 32.0 * 2.0;
+    close(of("attention", "forward".into(), "flops"), 2.0 * scores);
+    close(of("attention", "backward".into(), "flops"), 5.0 * scores);
+    // Weights and moments read and written, gradients read, all f32 and aligned.
+    let optimizer = of("optimizer", Value::Null, "bytes");
+    let least = number("parameters") * 28.0;
+    assert!((least..1.05 * least).contains(&optimizer), "{optimizer}");
+    let floors = parts.iter().map(|part| part["floor_s"].as_f64().unwrap());
+    close(floors.sum::<f64>() * 1e3, number("floor_ms"));
+    close(of("optimizer", Value::Null, "floor_s"), optimizer / 20e9);
+    close(
+        of("head", "backward".into(), "floor_s"),
+        of("head", "backward".into(), "flops") / 0.5e12,
+    );
 }
 
 #[test]
