@@ -10,8 +10,8 @@ use crate::{
     names::key_in_words,
     plan::Machine,
     schema::{
-        ComputePrecision, Config, DataConfig, DeviceKind, OptimizerConfig, ScheduleConfig,
-        SourceConfig, SourceFormat,
+        ComputePrecision, Config, DataConfig, DeviceKind, OptimizerConfig, PrecisionConfig,
+        ScheduleConfig, SourceConfig, SourceFormat, StatePrecision,
     },
     units::ByteSize,
 };
@@ -39,6 +39,7 @@ pub(crate) fn validate(config: &Config) -> Vec<Problem> {
     problems.at_least("train.global_batch_size", config.train.global_batch_size, 1);
     problems.at_least("train.micro_batch_size", config.train.micro_batch_size, 1);
     problems.optimizer(&config.optimizer);
+    problems.precision(config.precision);
     problems.schedule(&config.schedule, config.train.steps.0);
     if let Some(workers) = config.parallel.workers {
         problems.at_least("parallel.workers", workers, 1);
@@ -206,6 +207,17 @@ impl Problems {
             let wrong = "is given beside the key of a prompt or a completion";
             let hint = "an example is either messages, or a prompt and a completion".to_owned();
             self.add_for(&[&format!("{path}.messages_key")], wrong, Some(hint));
+        }
+    }
+
+    fn precision(&mut self, precision: PrecisionConfig) {
+        let PrecisionConfig { compute, states } = precision;
+        if (compute, states) == (ComputePrecision::F32, StatePrecision::Bf16) {
+            self.add_for(
+                &["precision.states", "precision.compute"],
+                "can be \"bf16\" only where the model computes in bf16: it computes with these weights",
+                Some("set precision.compute = \"bf16\", or precision.states = \"f32\"".to_owned()),
+            );
         }
     }
 

@@ -7,7 +7,7 @@ use cordee_model::Model;
 use cordee_ops::attention::cudnn::{self, Status};
 use cordee_protocol::Banner;
 
-use crate::Run;
+use crate::{Compute, Run};
 
 /// The lines of the banner.
 pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
@@ -76,7 +76,7 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
                 config.train.seed
             ),
         ),
-        ("precision", precision(run.compute.numbers).to_owned()),
+        ("precision", precision(run.compute).to_owned()),
         ("recompute", recompute(config.train.recompute).to_owned()),
         ("ranks", ranks(run)),
         ("run", run.run_dir.display().to_string()),
@@ -94,9 +94,12 @@ pub(crate) fn banner(run: &Run<'_>, model: &Model, first_step: u64) -> Banner {
     }
 }
 
-fn precision(numbers: DType) -> &'static str {
-    match numbers {
-        DType::Bf16 => {
+fn precision(compute: &Compute) -> &'static str {
+    match (compute.numbers, compute.states) {
+        (DType::Bf16, DType::Bf16) => {
+            "bf16: weights, activations, moments, rounded stochastically; f32: gradients, norms, loss"
+        }
+        (DType::Bf16, _) => {
             "bf16: weights and activations; f32: master weights, gradients, moments, norms, loss"
         }
         _ => "f32: weights, activations, gradients, moments",

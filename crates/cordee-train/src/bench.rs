@@ -210,6 +210,7 @@ fn step(
         step: index + 1,
         lr: learning_rate(&plan.config, index + 1),
         tokens_trained: counts.tokens_trained,
+        seed: plan.config.train.seed,
     };
     Ok(learner.update(&plan.config.optimizer, &update)?.loss)
 }

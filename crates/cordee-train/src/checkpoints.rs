@@ -14,8 +14,9 @@ use cordee_checkpoint::{
     TensorSource, TensorSpec,
 };
 use cordee_comm::{ProcessGroup, shard_range};
-use cordee_memory::{Buffer, Layout};
+use cordee_memory::{Buffer, DType, Layout};
 use cordee_protocol::StatusPage;
+use half::bf16;
 use serde::{Deserialize, Serialize};
 
 use crate::{TrainError, TrainState, held::Held};
@@ -146,18 +147,32 @@ fn on_host(buffer: &Buffer) -> Result<Cow<'_, [u8]>, TrainError> {
 struct Snapshot<'a> {
     status: &'a StatusPage,
     layout: &'a Layout,
-    buffers: [(&'static str, Cow<'a, [u8]>, &'a Held); 3],
+    tensors: [Tensors<'a>; 3],
+}
+
+/// All tensors of one prefix, of which this rank has what `held` says.
+struct Tensors<'a> {
+    prefix: &'static str,
+    /// Bytes of an element.
+    width: usize,
+    bytes: Cow<'a, [u8]>,
+    held: &'a Held,
 }
 
 impl<'a> Snapshot<'a> {
     fn of(state: &'a TrainState, status: &'a StatusPage) -> Result<Self, TrainError> {
-        let [first, second, third] = state
-            .persistent()
-            .map(|(prefix, buffer, held)| Ok::<_, TrainError>((prefix, on_host(buffer)?, held)));
+        let [first, second, third] = state.persistent().map(|(prefix, buffer, held)| {
+            Ok::<_, TrainError>(Tensors {
+                prefix,
+                width: buffer.dtype().size_in_bytes(),
+                bytes: on_host(buffer)?,
+                held,
+            })
+        });
         Ok(Self {
             status,
             layout: &state.layout,
-            buffers: [first?, second?, third?],
+            tensors: [first?, second?, third?],
         })
     }
 }
@@ -166,9 +181,14 @@ impl TensorSource for Snapshot<'_> {
     fn copy_bytes(&self, tensor: &str, offset: u64, out: &mut [u8]) -> Result<(), String> {
         // A large share takes longer than a rank may be quiet.
         self.status.progress();
-        let width = self.layout.dtype().size_in_bytes();
         // Longest prefix first: the weights' is empty.
-        for (prefix, bytes, held) in self.buffers.iter().rev() {
+        for tensors in self.tensors.iter().rev() {
+            let &Tensors {
+                prefix,
+                width,
+                ref bytes,
+                held,
+            } = tensors;
             let slot = tensor
                 .strip_prefix(prefix)
                 .and_then(|name| self.layout.find(name));
@@ -416,7 +436,8 @@ impl Source<'_> {
         held: &Held,
         buffer: &mut Buffer,
     ) -> Result<(), TrainError> {
-        let width = layout.dtype().size_in_bytes();
+        let here = buffer.dtype();
+        let width = here.size_in_bytes();
         for slot in layout.slots() {
             let name = format!("{prefix}{}", slot.name());
             let foreign = |why| TrainError::ForeignCheckpoint {
@@ -439,8 +460,51 @@ impl Source<'_> {
             for (part, place) in held.parts(slot.range()) {
                 let bytes = &mut buffer.as_mut_bytes()?[place.start * width..place.end * width];
                 let first = (part.start - slot.offset()) as u64;
-                self.checkpoint.read_range(&name, first, bytes)?;
+                self.read_as(here, &name, first, bytes)?;
                 self.status.progress();
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads elements of a tensor as `dtype`, whichever of f32 and bf16 they were saved in.
+    fn read_as(
+        &self,
+        dtype: DType,
+        name: &str,
+        first: u64,
+        out: &mut [u8],
+    ) -> Result<(), TrainError> {
+        let mut specs = self.checkpoint.tensors().iter();
+        let saved = specs.find(|tensor| tensor.name == name);
+        let saved = saved.map_or(saved_as(dtype), |tensor| tensor.dtype);
+        if saved == saved_as(dtype) {
+            return Ok(self.checkpoint.read_range(name, first, out)?);
+        }
+        let elements = out.len() / dtype.size_in_bytes();
+        match (saved, dtype) {
+            (checkpoint::Dtype::BF16, DType::F32) => {
+                let mut narrow = vec![0; 2 * elements];
+                self.checkpoint.read_range(name, first, &mut narrow)?;
+                let pairs = out.chunks_exact_mut(4).zip(narrow.chunks_exact(2));
+                for (wide, narrow) in pairs {
+                    let value = bf16::from_le_bytes([narrow[0], narrow[1]]).to_f32();
+                    wide.copy_from_slice(&value.to_le_bytes());
+                }
+            }
+            (checkpoint::Dtype::F32, DType::Bf16) => {
+                let mut wide = vec![0; 4 * elements];
+                self.checkpoint.read_range(name, first, &mut wide)?;
+                let pairs = out.chunks_exact_mut(2).zip(wide.chunks_exact(4));
+                for (narrow, wide) in pairs {
+                    let value = f32::from_le_bytes([wide[0], wide[1], wide[2], wide[3]]);
+                    narrow.copy_from_slice(&bf16::from_f32(value).to_le_bytes());
+                }
+            }
+            (saved, _) => {
+                let why = format!("`{name}` is saved as {saved:?}, and F32 and BF16 can be read");
+                let path = self.path.to_owned();
+                return Err(TrainError::ForeignCheckpoint { path, why });
             }
         }
         Ok(())
@@ -449,18 +513,27 @@ impl Source<'_> {
 
 /// Every tensor of the state, by its name in a checkpoint.
 pub(crate) fn tensor_specs(state: &TrainState) -> Vec<TensorSpec> {
-    let named = |prefix: &'static str| {
+    let named = |prefix: &'static str, dtype| {
         state.layout.slots().iter().map(move |slot| TensorSpec {
             name: format!("{prefix}{}", slot.name()),
-            dtype: checkpoint::Dtype::F32,
+            dtype: saved_as(dtype),
             shape: slot.shape().to_vec(),
         })
     };
     state
         .persistent()
         .into_iter()
-        .flat_map(|(prefix, ..)| named(prefix))
+        .flat_map(|(prefix, buffer, _)| named(prefix, buffer.dtype()))
         .collect()
+}
+
+/// In safetensors' words.
+fn saved_as(dtype: DType) -> checkpoint::Dtype {
+    match dtype {
+        DType::Bf16 => checkpoint::Dtype::BF16,
+        DType::F32 => checkpoint::Dtype::F32,
+        DType::F64 => checkpoint::Dtype::F64,
+    }
 }
 
 /// Who writes what: where ranks share state out, each what it holds.

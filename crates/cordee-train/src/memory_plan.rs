@@ -20,6 +20,8 @@ const GPU_SCRATCH_BYTES: u64 = 64 << 20;
 pub struct Place {
     /// Those of weights and activations.
     pub numbers: DType,
+    /// Those of what the optimizer keeps.
+    pub states: DType,
     /// Whether each rank has a GPU of its own; else all share the host's memory.
     pub on_gpu: bool,
 }
@@ -28,6 +30,7 @@ impl Place {
     /// In `f32` on the host.
     pub const HOST: Self = Self {
         numbers: DType::F32,
+        states: DType::F32,
         on_gpu: false,
     };
 
@@ -51,7 +54,7 @@ impl Place {
 /// Bytes that a rank holds at its fullest, by what they are for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Weights, and their rounded copy where the model computes in other numbers.
+    /// Weights, and their rounded copy where the model computes in other numbers than they are kept in.
     pub weights: u64,
     /// Sums of gradients.
     pub gradients: u64,
@@ -82,7 +85,11 @@ impl MemoryPlan {
         let config = &plan.config;
         let seq_len = config.data.seq_len;
         let model = Model::new(&config.model, vocab_size, seq_len)?;
-        let Place { numbers, on_gpu } = place;
+        let Place {
+            numbers,
+            states,
+            on_gpu,
+        } = place;
         let layout = model.layout(DType::F32)?;
         let elements = layout.len() as u64;
         let width = DType::F32.size_in_bytes() as u64;
@@ -96,10 +103,12 @@ impl MemoryPlan {
                 .into_iter()
                 .map(|bucket| shard_range(bucket.range, plan.world_size, 0).len() as u64)
                 .sum(),
-        } * width;
-        let weights = match numbers {
-            DType::F32 => flat,
-            _ => held + elements * size,
+        };
+        let moment = held * states.size_in_bytes() as u64;
+        let weights = if numbers == states {
+            elements * size
+        } else {
+            moment + elements * size
         };
         let tokens = plan.micro_batch_size * seq_len;
         let per_token = |elements: usize| (elements * tokens) as u64 * size;
@@ -143,14 +152,14 @@ impl MemoryPlan {
             let program = PROGRAM_BYTES + (batches * tokens) as u64 * 5;
             let sums = flat * (world - 1) / world;
             // Of what others update, this rank's copy comes from theirs.
-            let gathered = if held < flat { sums } else { 0 };
+            let gathered = if held < elements { sums } else { 0 };
             (recycled, program, sums + gathered)
         };
         Ok(Self {
             weights,
             gradients: flat,
-            first_moment: held,
-            second_moment: held,
+            first_moment: moment,
+            second_moment: moment,
             activations: per_token(activations),
             block,
             head,

@@ -4,9 +4,12 @@ use std::ops::Range;
 
 use cordee_comm::ProcessGroup;
 use cordee_config::OptimizerConfig;
-use cordee_memory::{Layout, View};
+use cordee_memory::{DType, Layout, View};
 use cordee_model::Parameter;
-use cordee_ops::adamw::{self, AdamW};
+use cordee_ops::{
+    adamw::{self, AdamW, Chances},
+    random::Stream,
+};
 
 use crate::{TrainError, TrainState, held::intersection, sums::Sums};
 
@@ -18,6 +21,8 @@ pub(crate) struct Update {
     pub(crate) lr: f64,
     /// Tokens that the summed gradient is over.
     pub(crate) tokens_trained: f64,
+    /// That of the run, of which the chances of rounding are.
+    pub(crate) seed: u64,
 }
 
 /// The name of the first parameter of which the summed squares are `bad`.
@@ -98,6 +103,7 @@ pub(crate) fn apply(
     scale: View<'_>,
 ) -> Result<(), TrainError> {
     let together = updated_together(parameters, &state.layout);
+    let stream = Stream::named(update.seed, &format!("adamw {}", update.step));
     for (bucket, updated) in state.updated().into_iter().enumerate() {
         for (range, decays) in &together {
             let range = intersection(range, &updated);
@@ -113,19 +119,31 @@ pub(crate) fn apply(
                 step: update.step,
             };
             let shape = [range.len()];
-            let compute = match &mut state.rounded {
-                Some(rounded) => Some(rounded.view_mut(range.clone(), &shape)?),
-                None => None,
-            };
+            let gradients = state.gradients.view(bucket, range.clone())?;
             let weights = state.parameters_held.find(&range).expect(UPDATED);
             let moments = state.moments_held.find(&range).expect(UPDATED);
+            let params = state.parameters.view_mut(weights, &shape)?;
+            let m = state.first_moment.view_mut(moments.clone(), &shape)?;
+            let v = state.second_moment.view_mut(moments, &shape)?;
+            if params.dtype() == DType::Bf16 {
+                let chances = Chances {
+                    stream,
+                    first: range.start as u64,
+                };
+                let views = adamw::Bf16State { params, m, v };
+                adamw::step_bf16(views, chances, gradients, scale, &hyper)?;
+                continue;
+            }
+            let compute = match &mut state.rounded {
+                Some(rounded) => Some(rounded.view_mut(range, &shape)?),
+                None => None,
+            };
             let views = adamw::State {
-                params: state.parameters.view_mut(weights, &shape)?,
-                m: state.first_moment.view_mut(moments.clone(), &shape)?,
-                v: state.second_moment.view_mut(moments, &shape)?,
+                params,
+                m,
+                v,
                 compute,
             };
-            let gradients = state.gradients.view(bucket, range)?;
             adamw::step(views, gradients, scale, &hyper)?;
         }
     }
@@ -152,7 +170,6 @@ fn updated_together(parameters: &[Parameter], layout: &Layout) -> Vec<(Range<usi
 mod tests {
     use cordee_comm::SharedMemoryGroup;
     use cordee_config::{ModelConfig, ParallelConfig};
-    use cordee_memory::DType;
     use cordee_model::{Init, Model};
     use cordee_ops::Device;
 

@@ -126,6 +126,7 @@ impl Circumstances<'_> {
         };
         let place = Place {
             numbers: self.compute.numbers,
+            states: self.compute.states,
             on_gpu: true,
         };
         let plan = match MemoryPlan::new(self.plan, self.vocab_size, place) {
@@ -175,6 +176,7 @@ mod tests {
         let compute = Compute {
             device: Device::HOST,
             numbers: DType::Bf16,
+            states: DType::F32,
         };
         let circumstances = Circumstances {
             plan: &plan,

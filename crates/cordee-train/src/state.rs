@@ -18,6 +18,8 @@ pub struct Compute {
     pub device: Device,
     /// Those of weights and activations: `f32`, or on a GPU `bf16`.
     pub numbers: DType,
+    /// Those of what the optimizer keeps: `f32`, or `bf16` where `numbers` are.
+    pub states: DType,
 }
 
 impl Compute {
@@ -25,6 +27,7 @@ impl Compute {
     pub const HOST: Self = Self {
         device: Device::HOST,
         numbers: DType::F32,
+        states: DType::F32,
     };
 }
 
@@ -33,7 +36,7 @@ impl Compute {
 pub struct TrainState {
     /// Where each parameter lies among all of them.
     pub layout: Layout,
-    /// Weights, in `f32`: those that `parameters_held` says.
+    /// Weights, as the optimizer keeps them: those that `parameters_held` says.
     pub parameters: Buffer,
     /// All weights, unless ranks share out the optimizer's state and the model computes with a copy.
     pub(crate) parameters_held: Held,
@@ -77,23 +80,25 @@ impl TrainState {
         } else {
             all.clone()
         };
-        let (parameters_held, rounded) = match compute.numbers {
-            DType::F32 => (all, None),
-            numbers => (moments_held.clone(), Some(device.zeroed(numbers, len)?)),
+        let (numbers, states) = (compute.numbers, compute.states);
+        let (parameters_held, rounded) = if numbers == states {
+            (all, None)
+        } else {
+            (moments_held.clone(), Some(device.zeroed(numbers, len)?))
         };
         let gathered_on_host = sharded && rounded.is_none() && device.facts().is_none();
         let parameters = if gathered_on_host {
             group.allocate(DType::F32, len)?
         } else {
-            device.zeroed(DType::F32, parameters_held.len())?
+            device.zeroed(states, parameters_held.len())?
         };
         Ok(Self {
             parameters,
             parameters_held,
             rounded,
             gradients,
-            first_moment: device.zeroed(DType::F32, moments_held.len())?,
-            second_moment: device.zeroed(DType::F32, moments_held.len())?,
+            first_moment: device.zeroed(states, moments_held.len())?,
+            second_moment: device.zeroed(states, moments_held.len())?,
             moments_held,
             own,
             sharded,
@@ -138,7 +143,7 @@ impl TrainState {
         self.rounded.as_ref().unwrap_or(&self.parameters)
     }
 
-    /// Has `fill` write all weights.
+    /// Has `fill` write all weights, in `f32`.
     pub(crate) fn fill_parameters<E>(
         &mut self,
         fill: impl FnOnce(&Layout, &mut Buffer) -> Result<(), E>,
@@ -155,6 +160,9 @@ impl TrainState {
         fill(&self.layout, &mut filled)?;
         if let Some(rounded) = &mut self.rounded {
             rounded.copy_from_host(&to_bf16(&filled)?)?;
+        }
+        if self.parameters.dtype() == DType::Bf16 {
+            return Ok(self.parameters.copy_from_host(&to_bf16(&filled)?)?);
         }
         if self.parameters.len() == len {
             return Ok(self.parameters.copy_from_host(&filled)?);

@@ -299,6 +299,10 @@ pub(crate) struct BenchTrainArgs {
     /// Numbers to compute in: `f32`, or `bf16` on GPUs [default: f32].
     #[arg(long, value_name = "TYPE")]
     pub(crate) precision: Option<String>,
+    /// Numbers of weights and moments as the optimizer keeps them: `f32`, or `bf16` where the
+    /// precision is [default: f32].
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) states: Option<String>,
     /// What a block's backward computes again: `none`, `light` or `full` [default: none].
     #[arg(long, value_name = "WHAT")]
     pub(crate) recompute: Option<String>,
@@ -472,6 +476,9 @@ pub(crate) struct VerifyTraceArgs {
     /// Numbers to compute in.
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = PrecisionArg::F32)]
     pub(crate) precision: PrecisionArg,
+    /// Numbers of weights and moments as the optimizer keeps them: `bf16` where the precision is.
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = PrecisionArg::F32)]
+    pub(crate) states: PrecisionArg,
     /// Print every step too.
     #[arg(long)]
     pub(crate) steps: bool,

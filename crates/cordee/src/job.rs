@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
-use cordee_config::{ComputePrecision, DeviceKind, ParallelConfig, Plan, Recompute, TimeSpan};
+use cordee_config::{DeviceKind, ParallelConfig, Plan, PrecisionConfig, Recompute, TimeSpan};
 use cordee_protocol::{Check, Collective, Secret};
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +28,7 @@ pub struct Job {
     /// What ranks compute on; on GPUs, each on the one of its local rank.
     pub device: DeviceKind,
     /// Numbers to compute in.
-    pub precision: ComputePrecision,
+    pub precision: PrecisionConfig,
     /// What is to be done.
     pub task: Task,
 }
@@ -168,7 +168,7 @@ impl Job {
                 .unwrap_or_else(|| threads_per_rank(plan.world_size)),
             timeout: parallel.timeout,
             device: plan.device,
-            precision: plan.config.precision.compute,
+            precision: plan.config.precision,
             task,
         }
     }

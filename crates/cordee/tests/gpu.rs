@@ -109,3 +109,78 @@ fn steps_of_two_gpus_are_those_that_were_recorded() {
         }
     }
 }
+
+/// Weights and moments in bf16 alone: a run that is stopped and goes on, on one GPU or with its state
+/// shared out over two, has the bits of one that is not.
+#[test]
+fn a_state_in_bf16_is_saved_resumed_and_shared_out() {
+    if !there_is_a_gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let text = path("text.txt");
+    std::fs::write(
+        &text,
+        "all of the people of the town went to the sea. ".repeat(200),
+    )
+    .unwrap();
+    let config = path("tiny.toml");
+    let tiny = format!(
+        "model = {{ dim = 32, layers = 2, heads = 2, ffn = 64 }}\n\
+         data = {{ seq_len = 16, vocab_size = 260, cache_dir = {:?}, sources = [{{ path = {text:?} }}] }}\n\
+         train = {{ steps = 8, global_batch_size = 4, micro_batch_size = 2 }}\n\
+         schedule = {{ warmup_steps = 1 }}\n\
+         precision = {{ compute = \"bf16\", states = \"bf16\" }}\n",
+        path("cache")
+    );
+    std::fs::write(&config, tiny).unwrap();
+    let train = |name: &str, more: &[&str]| {
+        let run_dir = path(name);
+        let arguments = ["train", &config, "--device=cuda", "--run-dir", &run_dir];
+        let (code, text) = cordee(&[&arguments[..], more].concat(), &[TWO]);
+        assert_eq!(code, 0);
+        text
+    };
+    // The tensors, each with its hash; the lines before them name the run.
+    let tensors = |name: &str| {
+        let (code, text) = cordee(&["checkpoint", "inspect", &path(name)], &[]);
+        assert_eq!(code, 0);
+        let lines = text.lines().filter(|line| line.contains("BF16"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let one = ["--set", "parallel.workers=1"];
+    let said = train("whole", &one);
+    assert!(said.contains("rounded stochastically"), "{said}");
+    train("halves", &[&one[..], &["--max-steps", "4"]].concat());
+    train("halves", &[&one[..], &["--resume"]].concat());
+    let whole = tensors("whole");
+    assert_eq!(whole.len() % 3, 0, "weights and two moments each");
+    assert!(whole.len() > 3 * 18, "{whole:?}");
+    assert_eq!(whole, tensors("halves"));
+
+    let two = ["--set", "parallel.workers=2"];
+    let shared = [&two[..], &["--set", "parallel.shard=optimizer"]].concat();
+    train("two", &two);
+    train("shared", &shared);
+    assert_eq!(tensors("two"), tensors("shared"));
+
+    // Widened where it is read.
+    let generated = |device| {
+        let run = path("whole");
+        let prompt = [
+            "--prompt",
+            "the people",
+            "--max-tokens",
+            "4",
+            "--temperature",
+            "0",
+        ];
+        let (code, text) = cordee(&[&["generate", &run, device], &prompt[..]].concat(), &[]);
+        assert_eq!(code, 0);
+        text
+    };
+    assert_eq!(generated("--device=cpu"), generated("--device=cuda"));
+    let (code, text) = cordee(&["export", &path("whole"), &path("exported")], &[]);
+    assert_eq!(code, 0, "{text}");
+}

@@ -128,6 +128,7 @@ fn numbers_that_the_device_lacks() {
     assert_text!(set_errors(&[
         &["precision.compute=bf16"],
         &["precision.compute=fp8"],
+        &["precision.states=bf16"],
         &["parallel.device=rocm"],
     ]));
 }

@@ -7,13 +7,14 @@ pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 
-use cordee_memory::{View, ViewMut};
+use cordee_memory::{DType, View, ViewMut};
 
 #[cfg(feature = "cuda")]
 use crate::cuda::Gpu;
 use crate::{
     error::{OpError, Result},
     operand::{Operator, with_float},
+    random::Stream,
     timing::{Pass, Work},
 };
 
@@ -96,6 +97,61 @@ impl State<'_> {
     }
 }
 
+/// What a step updates where weights and moments are `bf16`, on a GPU alone: flat and of one length.
+/// There is no other copy of them, so what a step changes must be rounded up or down by chance, in
+/// proportion to how near either is: rounded to the nearest, most changes would be lost.
+#[derive(Debug)]
+pub struct Bf16State<'a> {
+    /// The parameters, which the model computes with.
+    pub params: ViewMut<'a>,
+    /// Running mean of the gradients.
+    pub m: ViewMut<'a>,
+    /// Running mean of the squared gradients.
+    pub v: ViewMut<'a>,
+}
+
+/// Where the chances of a step come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Chances {
+    /// The numbers of this step: block i is those of the parameters of places 2i and 2i + 1.
+    pub stream: Stream,
+    /// The place of the first parameter of the range among all: whoever updates a parameter, with
+    /// whichever others, rounds it alike.
+    pub first: u64,
+}
+
+/// [`step`] where weights and moments are `bf16`: computed in `f32`, rounded stochastically.
+pub fn step_bf16(
+    state: Bf16State<'_>,
+    chances: Chances,
+    gradients: View<'_>,
+    scale: View<'_>,
+    hyper: &AdamW,
+) -> Result<()> {
+    let mut timed = OP.timed(Pass::Update);
+    timed
+        .does(Work::moved(6 * state.params.len(), DType::Bf16).moving(gradients.len(), DType::F32));
+    check_step(hyper)?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of_view(&state.params.as_view()) {
+        return cuda::step_bf16(&gpu, state, chances, gradients, scale, hyper);
+    }
+    let _ = (chances, scale);
+    Err(OpError::HostBf16 { op: OP.0 })
+}
+
+fn check_step(hyper: &AdamW) -> Result<()> {
+    if hyper.step > 0 {
+        return Ok(());
+    }
+    Err(OpError::Argument {
+        op: OP.0,
+        name: "step",
+        value: 0.0,
+        expected: "1 or more: the first step is number 1",
+    })
+}
+
 /// One step over a range of parameters. Every element is updated on its own, so any division into
 /// ranges gives the same bits. Gradients are multiplied by `scale`, `f64` `[1]`, first: one over the
 /// trained tokens, times the factor that clips their norm
@@ -103,14 +159,7 @@ impl State<'_> {
 pub fn step(state: State<'_>, gradients: View<'_>, scale: View<'_>, hyper: &AdamW) -> Result<()> {
     let mut timed = OP.timed(Pass::Update);
     timed.does(state.work(&gradients));
-    if hyper.step == 0 {
-        return Err(OpError::Argument {
-            op: OP.0,
-            name: "step",
-            value: 0.0,
-            expected: "1 or more: the first step is number 1",
-        });
-    }
+    check_step(hyper)?;
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of_view(&state.params.as_view()) {
         return cuda::step(&gpu, state, gradients, scale, hyper);

@@ -73,6 +73,7 @@ pub struct Case {
     /// What is particular: sizes, masks, the kind of the operator.
     pub name: &'static str,
     bounds: Bounds,
+    applies: fn(&Setting) -> bool,
     compute: Box<Compute>,
 }
 
@@ -147,13 +148,20 @@ impl Case {
             operator,
             name,
             bounds,
+            applies: |_| true,
             compute: Box::new(compute),
         }
     }
 
-    /// Whether the operator is one of the host alone: it fills memory before there are steps.
-    pub fn is_of_host_alone(&self) -> bool {
-        self.operator == "random"
+    /// The same, in some settings alone.
+    fn only(mut self, applies: fn(&Setting) -> bool) -> Self {
+        self.applies = applies;
+        self
+    }
+
+    /// Whether a setting has what this is of.
+    pub fn applies(&self, on: &Setting) -> bool {
+        (self.applies)(on)
     }
 
     /// Computes both ways and compares, result by result.

@@ -42,8 +42,7 @@ fn every_operator_agrees_on_a_gpu() {
 
 fn all_agree(on: &Setting) {
     let mut broken = Vec::new();
-    let of_device = |case: &super::Case| on.device.facts().is_none() || !case.is_of_host_alone();
-    for case in cases().into_iter().filter(of_device) {
+    for case in cases().into_iter().filter(|case| case.applies(on)) {
         let findings = match case.run(on) {
             Ok(findings) => findings,
             Err(error) => {

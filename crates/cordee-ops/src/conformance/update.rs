@@ -1,17 +1,22 @@
 //! What follows a backward: the norm and the optimizer; and random numbers.
 
+use cordee_memory::DType;
+
 use super::{
     Bounds, Case, Compared, Setting,
     inputs::{normals, view_mut, wide},
 };
 use crate::{
-    adamw::{self, AdamW, State},
+    adamw::{self, AdamW, Bf16State, Chances, State},
     error::Result,
     gradient_norm,
     random::{self, Stream},
 };
 
 const ADAMW: Bounds = Bounds::always(1e-6);
+
+/// A chance that a last bit decides otherwise: one bit of a number.
+const BF16: Bounds = Bounds::always(8e-3);
 
 /// Squares are summed in `f64`.
 const NORM: Bounds = Bounds::always(1e-12);
@@ -24,12 +29,20 @@ pub(super) fn cases() -> Vec<Case> {
         |name, count: usize| Case::new("adamw", name, ADAMW, move |on| three_steps(on, count));
     let norm =
         |name, count: usize| Case::new("gradient_norm", name, NORM, move |on| squares(on, count));
-    let fill = |name, count: usize| Case::new("random", name, RANDOM, move |_| deviates(count));
+    // It fills memory before there are steps.
+    let fill = |name, count: usize| {
+        Case::new("random", name, RANDOM, move |_| deviates(count))
+            .only(|on| on.device.facts().is_none())
+    };
     vec![
         norm("1", 1),
         norm("50021", 50_021),
         step("three steps of 1", 1),
         step("three steps of 50021", 50_021),
+        Case::new("adamw", "two steps of 50021 kept in bf16", BF16, |on| {
+            two_steps_in_bf16(on, 50_021)
+        })
+        .only(|on| on.numbers == DType::Bf16),
         fill("5", 5),
         fill("50021", 50_021),
     ]
@@ -72,6 +85,47 @@ fn three_steps(on: &Setting, count: usize) -> Result<Vec<Compared>> {
     Ok(vec![
         Compared::new("params", params.values()?, column(0)),
         Compared::new("copy to compute with", compute.values()?, rounded),
+        Compared::new("m", m.values()?, column(1)),
+        Compared::new("v", v.values()?, column(2)),
+    ])
+}
+
+fn two_steps_in_bf16(on: &Setting, count: usize) -> Result<Vec<Compared>> {
+    let (shape, zeros) = ([count], vec![0.0; count]);
+    let start = on.normals("params", count);
+    let mut params = on.parameter(&start, &shape)?;
+    let (mut m, mut v) = (on.parameter(&zeros, &shape)?, on.parameter(&zeros, &shape)?);
+    let mut expected: Vec<_> = start.iter().map(|&x| [x as f32, 0.0, 0.0]).collect();
+    let scale = on.sum(0.25)?;
+    // An odd place, as the first of a shard may have.
+    let first = 7;
+    for number in 1..=2 {
+        let hyper = AdamW {
+            lr: 3e-2,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-3,
+            weight_decay: 0.1,
+            step: number,
+        };
+        let gradients = normals(&format!("gradients {number}"), count);
+        let held = on.state(&gradients, &shape)?;
+        let state = Bf16State {
+            params: params.view_mut(),
+            m: m.view_mut(),
+            v: v.view_mut(),
+        };
+        let stream = Stream::new(3, number);
+        let chances = Chances { stream, first };
+        adamw::step_bf16(state, chances, held.view(), scale.view(), &hyper)?;
+        for ((place, state), gradient) in (first..).zip(&mut expected).zip(gradients) {
+            let gradient = 0.25 * gradient as f32;
+            *state = adamw::reference::step_bf16(*state, gradient, (stream, place), &hyper);
+        }
+    }
+    let column = |index: usize| expected.iter().map(|state| state[index].into()).collect();
+    Ok(vec![
+        Compared::new("params", params.values()?, column(0)),
         Compared::new("m", m.values()?, column(1)),
         Compared::new("v", v.values()?, column(2)),
     ])

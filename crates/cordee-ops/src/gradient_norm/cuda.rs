@@ -23,11 +23,12 @@ const SUM_THREADS: usize = 1024;
 pub(super) fn sum_of_squares(gpu: &Gpu, values: View<'_>, sum: &mut ViewMut<'_>) -> Result<()> {
     let count = values.len();
     let shape = values.shape();
-    let values = OP.parameter(gpu, "values", values, DType::F32, shape)?;
+    let numbers = OP.numbers_of_view("values", &values)?;
+    let values = OP.parameter(gpu, "values", values, numbers, shape)?;
     let sum = OP.parameter_mut(gpu, "sum", sum, DType::F64, &[1])?;
     let blocks = count.div_ceil(BLOCK);
     let partials = gpu.empty(OP, DType::F64, &[blocks])?;
-    let squares = gpu.kernel(OP, &SOURCE, DType::F32, "squares")?;
+    let squares = gpu.kernel(OP, &SOURCE, numbers, "squares")?;
     let arguments = [values.into(), (&partials).into(), (count as u64).into()];
     // SAFETY: values has `count` elements, and partials one for each block.
     unsafe { squares.launch(Grid::new(blocks, THREADS), &arguments)? };

@@ -5,29 +5,37 @@ constexpr u32 BLOCK = 16384;
 
 // partials[block] = the sum of the squares of the block's elements of `values` [count], in f64. NaN or
 // infinite where an element is. A block of 256 threads for each BLOCK elements.
-extern "C" __global__ void __launch_bounds__(256) squares(const float *values, double *partials, u64 count) {
+extern "C" __global__ void __launch_bounds__(256) squares(const element *values, double *partials, u64 count) {
     __shared__ double scratch[WARP];
-    constexpr u32 COUNT = Vector<float>::COUNT;
+    constexpr u32 COUNT = Vector<element>::COUNT;
     u64 start = (u64)blockIdx.x * BLOCK;
-    const float *mine = values + start;
+    const element *mine = values + start;
     u32 left = (u32)min((u64)BLOCK, count - start);
     u32 whole = aligned<COUNT>(values) ? left / COUNT * COUNT : 0;
     // One for each element of a vector: sums that wait for each other would wait long in f64.
     double sums[COUNT] = {};
 #pragma unroll 4
     for (u32 index = threadIdx.x * COUNT; index < whole; index += blockDim.x * COUNT) {
-        Vector<float> some = load_vector(mine + index);
+        Vector<element> some = load_vector(mine + index);
 #pragma unroll
         for (u32 j = 0; j < COUNT; j++) {
-            double value = (double)some.at[j];
+            double value = (double)widen(some.at[j]);
             sums[j] = fma(value, value, sums[j]);
         }
     }
     for (u32 index = whole + threadIdx.x; index < left; index += blockDim.x) {
-        double value = (double)mine[index];
+        double value = (double)widen(mine[index]);
         sums[0] = fma(value, value, sums[0]);
     }
-    double sum = block_sum((sums[0] + sums[1]) + (sums[2] + sums[3]), scratch);
+    // Neighbours first.
+#pragma unroll
+    for (u32 step = 1; step < COUNT; step *= 2) {
+#pragma unroll
+        for (u32 j = 0; j < COUNT; j += 2 * step) {
+            sums[j] += sums[j + step];
+        }
+    }
+    double sum = block_sum(sums[0], scratch);
     if (threadIdx.x == 0) {
         partials[blockIdx.x] = sum;
     }

@@ -40,6 +40,12 @@ impl Stream {
         Self { seed, id }
     }
 
+    /// Seed and number, as kernels take them.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn parts(self) -> [u64; 2] {
+        [self.seed, self.id]
+    }
+
     /// Numbers 4 `index` to 4 `index` + 3 of the stream, uniform over all 32-bit numbers.
     pub fn block(self, index: u64) -> [u32; 4] {
         philox::block(self.seed, [index, self.id])

@@ -90,6 +90,7 @@ fn step(
         step: index as u64 + 1,
         lr: expected.lr,
         tokens_trained: counts.tokens_trained,
+        seed: 0,
     };
     let result = learner.update(&recorded.optimizer, &update)?;
     Ok(TraceStep {

@@ -45,6 +45,7 @@ impl Trainer<'_> {
             step,
             lr: learning_rate(config, step),
             tokens_trained: counts.tokens_trained,
+            seed: config.train.seed,
         };
         let result = self.learner.update(&config.optimizer, &update)?;
         self.check(step, &result)?;

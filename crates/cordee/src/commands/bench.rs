@@ -96,6 +96,7 @@ fn plan(args: &BenchTrainArgs) -> Result<Plan, Failure> {
     );
     let words = [
         ("precision.compute", &args.precision),
+        ("precision.states", &args.states),
         ("train.recompute", &args.recompute),
         ("parallel.shard", &args.shard),
     ];
@@ -244,6 +245,7 @@ impl Measured<'_> {
             "workers": self.job.world_size,
             "threads": self.job.threads,
             "precision": self.plan.config.precision.compute,
+            "states": self.plan.config.precision.states,
             "recompute": self.plan.config.train.recompute,
             "warmup": self.args.warmup,
             "steps": report.step_s.len(),
@@ -285,7 +287,7 @@ impl Measured<'_> {
                         DeviceKind::Cpu => "",
                         DeviceKind::Cuda => " and a GPU each",
                     },
-                    plan.config.precision.compute.name()
+                    plan.config.precision.name()
                 ),
             ),
             (

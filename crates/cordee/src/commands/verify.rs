@@ -6,19 +6,33 @@ mod operators;
 use std::fmt::Write as _;
 
 use anyhow::{Context, anyhow};
-use cordee_config::{ComputePrecision, DeviceKind, ParallelConfig, Recompute, Shard};
+use cordee_config::{
+    ComputePrecision, DeviceKind, ParallelConfig, PrecisionConfig, Recompute, Shard, StatePrecision,
+};
 use cordee_protocol::{ExitCode, TraceReport, WorkerMessage};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::ranks;
 use crate::{
-    args::{VerifyCommand, VerifyTraceArgs},
+    args::{PrecisionArg, VerifyCommand, VerifyTraceArgs},
     console::Console,
     devices,
     failure::Failure,
     job::{Job, Task, TraceTask, threads_per_rank},
 };
+
+/// What the optimizer keeps, if the model computes with it.
+fn states(args: &VerifyTraceArgs) -> Result<StatePrecision, Failure> {
+    match (args.precision, args.states) {
+        (_, PrecisionArg::F32) => Ok(StatePrecision::F32),
+        (PrecisionArg::Bf16, PrecisionArg::Bf16) => Ok(StatePrecision::Bf16),
+        (PrecisionArg::F32, PrecisionArg::Bf16) => {
+            let error = anyhow!("--states bf16 is for --precision bf16, and this computes in f32");
+            Err(Failure::usage(error).with_hint("give both, or neither"))
+        }
+    }
+}
 
 /// Largest relative differences that are rounding.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +85,10 @@ fn verify_trace(args: &VerifyTraceArgs) -> Result<u8, Failure> {
         threads: threads_per_rank(args.workers),
         timeout: parallel.timeout,
         device,
-        precision,
+        precision: PrecisionConfig {
+            compute: precision,
+            states: states(args)?,
+        },
         task: Task::Trace(TraceTask {
             dir,
             recompute,
@@ -177,7 +194,8 @@ fn as_json(report: &TraceReport, findings: &[Finding], how: &How<'_>, passed: bo
         "device": how.job.device,
         "workers": how.args.workers,
         "recompute": how.args.recompute,
-        "precision": how.job.precision,
+        "precision": how.job.precision.compute,
+        "states": how.job.precision.states,
         "passed": passed,
         "compared": compared,
         "steps": report.steps,

@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 
 use cordee::{ConfigArgs, Console, Failure, PlanArgs, bytes, load};
-use cordee_config::{ComputePrecision, DeviceChoice, DeviceKind, Machine, Plan};
+use cordee_config::{DeviceChoice, DeviceKind, Machine, Plan};
 use cordee_data::Tokenizer;
-use cordee_memory::DType;
 use cordee_protocol::ExitCode;
 use cordee_train::{Knob, MemoryPlan, Place, knob};
+
+use super::worker::numbers;
 
 pub(crate) fn run(args: &PlanArgs) -> Result<u8, Failure> {
     let plan = resolved(args)?;
@@ -36,11 +37,10 @@ pub(crate) fn run(args: &PlanArgs) -> Result<u8, Failure> {
 
 /// Where ranks of the plan compute.
 fn place(plan: &Plan) -> Place {
+    let [numbers, states] = numbers(plan.config.precision);
     Place {
-        numbers: match plan.config.precision.compute {
-            ComputePrecision::F32 => DType::F32,
-            ComputePrecision::Bf16 => DType::Bf16,
-        },
+        numbers,
+        states,
         on_gpu: plan.device == DeviceKind::Cuda,
     }
 }
@@ -109,7 +109,7 @@ fn table(plan: &Plan, needed: &MemoryPlan) -> String {
         "each of {} ranks on {}, {}: micro-batches of {} sequences of {}, recompute {}\n\n",
         plan.world_size,
         plan.device.name(),
-        plan.config.precision.compute.name(),
+        plan.config.precision.name(),
         plan.micro_batch_size,
         plan.config.data.seq_len,
         plan.config.train.recompute.name(),

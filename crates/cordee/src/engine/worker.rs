@@ -19,7 +19,7 @@ use cordee_comm::{
     Call, CommError, HostGroup, Machines, MachinesGroup, Neighbours, ProcessGroup,
     SharedMemoryGroup, Witness, conformance as collectives,
 };
-use cordee_config::{ComputePrecision, DeviceKind};
+use cordee_config::{ComputePrecision, DeviceKind, PrecisionConfig, StatePrecision};
 use cordee_data::Corpus;
 use cordee_memory::{DType, MemoryError, SharedMemory, SharedWords};
 use cordee_ops::{Device, GpuOptions, conformance};
@@ -175,11 +175,25 @@ fn meet(
 fn compute(job: &Job, local_rank: usize) -> anyhow::Result<Compute> {
     let per_gpu = cordee::workers_per_gpu().map_err(|failure| anyhow!("{failure}"))?;
     let device = open_device(job.device, local_rank / per_gpu)?;
-    let numbers = match job.precision {
+    let [numbers, states] = numbers(job.precision);
+    Ok(Compute {
+        device,
+        numbers,
+        states,
+    })
+}
+
+/// Those of weights and activations, and those of what the optimizer keeps.
+pub(super) fn numbers(precision: PrecisionConfig) -> [DType; 2] {
+    let numbers = match precision.compute {
         ComputePrecision::F32 => DType::F32,
         ComputePrecision::Bf16 => DType::Bf16,
     };
-    Ok(Compute { device, numbers })
+    let states = match precision.states {
+        StatePrecision::F32 => DType::F32,
+        StatePrecision::Bf16 => DType::Bf16,
+    };
+    [numbers, states]
 }
 
 /// The processors, or the GPU of this number.
@@ -298,10 +312,9 @@ fn run_trace(
 
 fn run_operators(compute: Compute, messages: &Messages) -> Result<ExitCode, TrainError> {
     let mut findings = Vec::new();
-    let on_gpu = compute.device.facts().is_some();
     let setting = conformance::Setting::new(compute.device, compute.numbers);
     let cases = conformance::cases().into_iter();
-    for case in cases.filter(|case| !(on_gpu && case.is_of_host_alone())) {
+    for case in cases.filter(|case| case.applies(&setting)) {
         findings.extend(
             case.run(&setting)?
                 .into_iter()

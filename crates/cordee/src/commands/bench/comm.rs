@@ -30,7 +30,7 @@ pub(super) fn run(args: &BenchCommArgs) -> Result<u8, Failure> {
             cordee_config::ComputePrecision::F32,
             workers,
         )?,
-        precision: args.dtype.precision(),
+        precision: args.dtype.precision().into(),
         task: Task::Collectives(CollectivesTask {
             operations: args.operations.clone(),
             sizes: args.sizes.0.clone(),

@@ -13,7 +13,7 @@ mod watch;
 
 use std::{path::Path, time::Duration};
 
-use cordee_config::{ComputePrecision, DeviceKind, ParallelConfig};
+use cordee_config::{ComputePrecision, DeviceKind, ParallelConfig, PrecisionConfig};
 use cordee_protocol::{Check, CheckReport, ExitCode, Finding};
 
 use self::{
@@ -138,7 +138,7 @@ impl Machine<'_> {
             threads: threads_per_rank(ranks),
             timeout: ParallelConfig::default().timeout,
             device,
-            precision: ComputePrecision::F32,
+            precision: PrecisionConfig::default(),
             task: Task::Smoke(SmokeTask {
                 part,
                 dir: self.args.dir.clone(),

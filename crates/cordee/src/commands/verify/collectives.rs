@@ -20,7 +20,7 @@ pub(super) fn run(args: &VerifyCollectivesArgs) -> Result<u8, Failure> {
     let precision = ComputePrecision::F32;
     let job = Job {
         device: devices::device(args.device.choice(), precision, args.workers)?,
-        precision,
+        precision: precision.into(),
         world_size: args.workers,
         across: played::across(args.workers, args.machines)?,
         threads: threads_per_rank(args.workers),
@@ -107,7 +107,7 @@ mod tests {
         };
         let job = Job {
             device: DeviceKind::Cuda,
-            precision: ComputePrecision::F32,
+            precision: ComputePrecision::F32.into(),
             world_size: 2,
             across: None,
             threads: 1,

@@ -20,7 +20,7 @@ pub(super) fn run(args: &VerifyOperatorsArgs) -> Result<u8, Failure> {
     let precision = args.precision.precision();
     let job = Job {
         device: devices::device(args.device.choice(), precision, 1)?,
-        precision,
+        precision: precision.into(),
         world_size: 1,
         across: None,
         threads: threads_per_rank(1),
