@@ -23,8 +23,8 @@ pub use message::{
     Banner, Evaluation, Failure, SourceEvaluation, StepProgress, Summary, WorkerMessage,
 };
 pub use report::{
-    BenchCommunication, BenchGpu, BenchPart, BenchReport, CollectiveFinding, CollectivesReport,
-    LogitsDifference, OperatorFinding, OperatorsReport, TraceReport, TraceStep,
+    BenchCommunication, BenchGpu, BenchPart, BenchProduct, BenchReport, CollectiveFinding,
+    CollectivesReport, LogitsDifference, OperatorFinding, OperatorsReport, TraceReport, TraceStep,
 };
 pub use status::{CallStatus, Phase, Status, StatusPage};
 pub use wire::{

@@ -23,6 +23,9 @@ pub struct BenchReport {
     pub last_loss: f64,
     /// Where rank 0 spent the measured steps.
     pub parts: Vec<BenchPart>,
+    /// Each product of a step by itself, if that was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub products: Vec<BenchProduct>,
     /// The most resident memory each rank ever had, in bytes, by rank.
     pub peak_memory_bytes: Vec<u64>,
     /// The GPU of rank 0, if it computed on one.
@@ -84,6 +87,21 @@ pub struct BenchPart {
     /// Bytes of memory that it has to read or write in a step; 0 where nobody counts.
     #[serde(default)]
     pub bytes: f64,
+}
+
+/// A product of matrices by itself, on operands that are there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BenchProduct {
+    /// Whose, such as `mlp.up_proj`; several that are computed as one are joined by `+`.
+    pub name: String,
+    /// `forward`, `input` for the gradient of the input, or `weight`.
+    pub result: String,
+    /// Rows of the input, its width, and that of the output.
+    pub sizes: [u64; 3],
+    /// Times a step has it; 0 of what a step computes otherwise, and could compute so.
+    pub calls: u64,
+    /// Seconds of one.
+    pub seconds: f64,
 }
 
 /// A trace that was replayed.

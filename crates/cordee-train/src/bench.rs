@@ -1,6 +1,8 @@
 //! How long a training step takes, and what it takes the time for: the steps of [`crate::train`]
 //! on random tokens, without files.
 
+mod products;
+
 use std::time::Instant;
 
 use cordee_comm::{EmulatedLink, ProcessGroup};
@@ -40,6 +42,8 @@ pub struct Bench<'a> {
     pub warmup: usize,
     /// Steps that count, at least one.
     pub steps: usize,
+    /// Whether to measure each product of a step by itself, too.
+    pub products: bool,
     /// Whether to measure what summing gradients costs, after all else.
     pub communication: bool,
     /// Bytes per second of a link to emulate between the ranks; `None` for what they have.
@@ -110,8 +114,17 @@ fn measure(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchRepor
     } else {
         None
     };
+    let products = if bench.products {
+        // They take as much memory as they like.
+        drop(learner);
+        let tokens = bench.plan.micro_batch_size * config.data.seq_len;
+        products::products(&model, bench.compute, tokens, bench.plan.accumulation_steps)?
+    } else {
+        Vec::new()
+    };
     Ok(BenchReport {
         communication,
+        products,
         parameters: model.parameter_count() as u64,
         tokens_per_step: bench.plan.tokens_per_step,
         flops_per_token: flops_per_token(&model, &config.model, config.data.seq_len),

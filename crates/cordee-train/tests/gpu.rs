@@ -141,6 +141,7 @@ fn steps_after_the_first_ask_the_driver_for_no_memory() {
         vocab_size: 300,
         warmup: 1,
         steps: 3,
+        products: false,
         communication: false,
         link: None,
     };

@@ -310,6 +310,9 @@ pub(crate) struct BenchTrainArgs {
     /// [default: none].
     #[arg(long, value_name = "WHAT")]
     pub(crate) shard: Option<String>,
+    /// Measure each product of matrices of a step by itself, too, and those that could be one as one.
+    #[arg(long)]
+    pub(crate) products: bool,
     /// Measure what summing gradients over workers costs, and how much of it backwards hide.
     #[arg(long)]
     pub(crate) communication: bool,

@@ -94,6 +94,8 @@ pub struct BenchTask {
     pub warmup: usize,
     /// Steps that count.
     pub steps: usize,
+    /// Whether to measure each product of a step by itself.
+    pub products: bool,
     /// Whether to measure what summing gradients costs.
     pub communication: bool,
     /// Bytes per second of a link to emulate between ranks.

@@ -128,7 +128,7 @@ fn a_state_in_bf16_is_saved_resumed_and_shared_out() {
     let config = path("tiny.toml");
     let tiny = format!(
         "model = {{ dim = 32, layers = 2, heads = 2, ffn = 64 }}\n\
-         data = {{ seq_len = 16, vocab_size = 260, cache_dir = {:?}, sources = [{{ path = {text:?} }}] }}\n\
+         data = {{ seq_len = 16, vocab_size = 260, cache_dir = {:?}, sources = [{{ name = \"text\", path = {text:?} }}] }}\n\
          train = {{ steps = 8, global_batch_size = 4, micro_batch_size = 2 }}\n\
          schedule = {{ warmup_steps = 1 }}\n\
          precision = {{ compute = \"bf16\", states = \"bf16\" }}\n",

@@ -158,7 +158,7 @@ impl Gpu {
         {
             return Ok(module);
         }
-        let image = compile(op, source.name, &text, &options)?;
+        let Compiled { image, .. } = compile(op, source.name, &text, &options)?;
         if let Some(path) = &cached {
             // A cache that cannot be written costs time at the next start, nothing else.
             let _ = write_image(path, &image);
@@ -201,7 +201,17 @@ fn nvrtc_version() -> (i32, i32) {
     (major, minor)
 }
 
-fn compile(op: Operator, name: &str, text: &str, options: &[String]) -> Result<Vec<u8>> {
+/// Kernels for a GPU, and what NVRTC said of them.
+struct Compiled {
+    image: Vec<u8>,
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "without errors it is for tests to read")
+    )]
+    log: String,
+}
+
+fn compile(op: Operator, name: &str, text: &str, options: &[String]) -> Result<Compiled> {
     let refused = |why: String| OpError::Cuda {
         op: op.0,
         action: format!("compiling the kernels of {name} for {options:?}"),
@@ -222,20 +232,18 @@ fn compile(op: Operator, name: &str, text: &str, options: &[String]) -> Result<V
             nvrtc_sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast()).result()?;
             Ok(image)
         });
-        let image = image.map_err(|error| {
-            let log = nvrtc::get_program_log(program).unwrap_or_default();
-            let log: Vec<u8> = log
-                .into_iter()
-                .map(|c| c as u8)
-                .take_while(|c| *c != 0)
-                .collect();
-            refused(format!(
-                "{error:?}: {}",
-                String::from_utf8_lossy(&log).trim()
-            ))
-        });
+        let log = nvrtc::get_program_log(program).unwrap_or_default();
         let _ = nvrtc::destroy_program(program);
-        image
+        let log: Vec<u8> = log
+            .into_iter()
+            .map(|c| c as u8)
+            .take_while(|c| *c != 0)
+            .collect();
+        let log = String::from_utf8_lossy(&log).trim().to_owned();
+        match image {
+            Ok(image) => Ok(Compiled { image, log }),
+            Err(error) => Err(refused(format!("{error:?}: {log}"))),
+        }
     }
 }
 

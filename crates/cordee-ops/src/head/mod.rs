@@ -90,6 +90,15 @@ pub struct Sums<'a> {
     pub write: Write,
 }
 
+/// Tokens of the longest chunk that [`loss`] and [`loss_and_gradient`] divide `n` into.
+pub fn chunk_tokens(n: usize, vocab: usize, dtype: DType, on_gpu: bool) -> usize {
+    if on_gpu {
+        chunks::gpu_tokens(n, vocab, dtype)
+    } else {
+        chunks::host_tokens(n, vocab)
+    }
+}
+
 /// Bytes of logits that [`loss`] and [`loss_and_gradient`] of `n` tokens hold at a time on the host.
 pub fn scratch_bytes(n: usize, vocab: usize, dtype: DType) -> usize {
     chunks::host_tokens(n, vocab).min(n) * vocab * dtype.size_in_bytes()

@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 
 use anyhow::anyhow;
 use cordee_config::{DeviceKind, Plan};
-use cordee_protocol::{BenchCommunication, BenchPart, BenchReport, ExitCode, WorkerMessage};
+use cordee_protocol::{
+    BenchCommunication, BenchPart, BenchProduct, BenchReport, ExitCode, WorkerMessage,
+};
 use serde_json::{Value, json};
 
 use super::ranks;
@@ -34,6 +36,7 @@ fn bench_train(args: &BenchTrainArgs) -> Result<u8, Failure> {
             plan: plan.clone(),
             warmup: args.warmup,
             steps: args.steps,
+            products: args.products,
             communication: args.communication,
             link: args.link.map(|link| link.0 as f64),
         }),
@@ -203,6 +206,13 @@ impl Measured<'_> {
         Some(self.flops_per_s() / peak)
     }
 
+    /// Seconds that the products of a step take together, each by itself.
+    fn products_s(&self) -> Option<f64> {
+        let products = &self.report.products;
+        let all = products.iter().map(|it| it.calls as f64 * it.seconds);
+        (!products.is_empty()).then(|| all.sum())
+    }
+
     /// Seconds of a part at the peaks of arithmetic and memory, whichever takes longer.
     fn floor_s(&self, part: &BenchPart) -> Option<f64> {
         let (flops, bytes) = (self.args.peak_tflops? * 1e12, self.args.peak_gbs? * 1e9);
@@ -265,6 +275,8 @@ impl Measured<'_> {
             "last_loss": report.last_loss,
             "floor_ms": self.step_floor_s().map(|seconds| seconds * 1e3),
             "parts": report.parts.iter().map(|part| self.part_json(part)).collect::<Vec<_>>(),
+            "products_ms": self.products_s().map(|seconds| seconds * 1e3),
+            "products": (!report.products.is_empty()).then_some(&report.products),
             "communication": report.communication,
         })
     }
@@ -370,11 +382,41 @@ impl Measured<'_> {
             );
             ("", text)
         }));
+        if let Some(seconds) = self.products_s() {
+            let text = format!(
+                "{:.2} ms of a step, each by itself, {:.1}% of it",
+                seconds * 1e3,
+                100.0 * seconds * 1e3 / step_ms.median
+            );
+            lines.push(("products", text));
+            lines.extend(report.products.iter().map(|it| ("", product(it))));
+        }
         lines.iter().fold(String::new(), |mut page, (label, text)| {
             let _ = writeln!(page, "{label:<14}{text}");
             page
         })
     }
+}
+
+/// A product, in words: how often, how long, how fast.
+fn product(product: &BenchProduct) -> String {
+    let BenchProduct {
+        name,
+        result,
+        sizes: [n, input, output],
+        calls,
+        seconds,
+    } = product;
+    let flops = 2.0 * (n * input * output) as f64;
+    let calls = match calls {
+        0 => "      as one".to_owned(),
+        calls => format!("{calls:>10} x"),
+    };
+    format!(
+        "{name:<52}{result:<8}{n:>7} x {input:>6} x {output:>6}{calls}{:>10.3} ms {:>8.2} TFLOP/s",
+        seconds * 1e3,
+        flops / seconds / 1e12
+    )
 }
 
 /// What summing gradients costs, in words.

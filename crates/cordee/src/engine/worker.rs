@@ -281,6 +281,7 @@ fn run_bench(
         vocab_size: task.vocab_size,
         warmup: task.warmup,
         steps: task.steps,
+        products: task.products,
         communication: task.communication,
         link: task.link,
     };

@@ -105,6 +105,51 @@ fn the_figures_follow_from_each_other() {
 }
 
 #[test]
+fn products_are_measured_by_themselves() {
+    let report = bench(&Fixture::new(), &["--products", "--kv-heads", "2"]);
+    let products = report["products"].as_array().unwrap();
+    let number = |product: &Value, key: &str| product[key].as_f64().unwrap();
+    let flops = |product: &Value| {
+        let sizes = product["sizes"].as_array().unwrap();
+        sizes
+            .iter()
+            .map(|size| size.as_f64().unwrap())
+            .product::<f64>()
+            * 2.0
+    };
+    // All of a step, but for what attention multiplies.
+    let all: f64 = products
+        .iter()
+        .map(|it| number(it, "calls") * flops(it))
+        .sum();
+    let attention = f64::from(6 * 2 * 32 * 16);
+    let of_step = 8.0 * 16.0 * (number(&report, "model_flops_per_token") - attention);
+    // Norms multiply nothing and are counted as if.
+    let norms = 8.0 * 16.0 * f64::from(6 * 5 * 32);
+    assert!(
+        (all - (of_step - norms)).abs() <= 1e-9 * all,
+        "{all} and {of_step}"
+    );
+    let seconds: f64 = products
+        .iter()
+        .map(|it| number(it, "calls") * number(it, "seconds"))
+        .sum();
+    assert!((seconds * 1e3 / number(&report, "products_ms") - 1.0).abs() < 1e-9);
+    let as_one: Vec<_> = products.iter().filter(|it| it["calls"] == 0).collect();
+    // Three results each of queries, keys and values and of gate and up.
+    assert_eq!(as_one.len(), 6, "{as_one:?}");
+    let fixture = Fixture::new();
+    let page = fixture
+        .run(&[&TINY[..], &["--products"]].concat())
+        .expect(0)
+        .stdout;
+    assert!(
+        page.contains("each by itself") && page.contains("as one"),
+        "{page}"
+    );
+}
+
+#[test]
 fn workers_share_the_batch() {
     let fixture = Fixture::new();
     let alone = bench(&fixture, &["--tie"]);
