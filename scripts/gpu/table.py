@@ -8,7 +8,7 @@ PEAK = 989.4e12
 # Of what failed in a part; its JSON has all.
 MOST = 4
 BENCHES = ("bench-124m", "bench-0.5b", "bench-1.5b", "bench-1.2b")
-SIDES = (("cordee", "cordee"), ("peer", "PyTorch, compiled"), ("peer-chunked", "PyTorch, compiled, loss in 8 chunks"))
+SIDES = (("cordee", "cordee"), ("cordee-states", "cordee, bf16 states"), ("peer", "PyTorch, compiled"), ("peer-chunked", "PyTorch, compiled, loss in 8 chunks"))
 CONVENTION = """MFU is model FLOP/s over 989.4 TFLOP/s, dense bf16 of an H100 SXM. Of each token a step takes
 6 × (parameters that multiply: all but norms, and the embedding once where the head shares it) + 6 × layers × width × context
 FLOP: causal attention counts half of the square, nothing that is computed twice counts twice."""
@@ -62,7 +62,7 @@ def training(results):
                 lines.append(row(shape["name"], title, why, *[""] * 8))
                 continue
             rate, spread, card = report["tokens_per_s"], report.get("step_ms_spread") or {}, record.get("card") or {}
-            ratio = f"**{ours['tokens_per_s'] / rate:.3f}**" if ours and side != "cordee" else ""
+            ratio = f"**{ours['tokens_per_s'] / rate:.3f}**" if ours and side.startswith("peer") else ""
             lines.append(row(
                 shape["name"], title, thousands(rate), ratio, f"{100 * flop_per_token(shape) * rate / PEAK:.1f} %", f"{report['step_ms']:.2f}",
                 f"{spread['p10']:.2f} to {spread['p90']:.2f}" if spread else "", report.get("steps", ""), memory(report, record),
@@ -75,6 +75,34 @@ def training(results):
             lines.append(f"- {shape['name']}: width {shape['dim']}, {shape['layers']} layers, {shape['heads']} heads ({kv_heads} of keys and values), "
                          f"ffn {shape['ffn']}, vocabulary {shape['vocab']}, tied, {shape['batch']} sequences of {shape['seq']}; "
                          f"{flop_per_token(shape) / 1e9:.3f} GFLOP a token")
+    return lines
+
+
+def parts(results):
+    """Where our step's time goes, beside the least that each part could take, and its products by themselves."""
+    lines = []
+    for part in BENCHES:
+        told = results.get(part)
+        if told is None or "shape" not in told:
+            continue
+        name = told["shape"]["name"]
+        report, _ = measured(told, "cordee")
+        if report and report.get("floor_ms"):
+            lines += ["", f"### {name}: parts of a step, each waited for, beside their floors", "",
+                      row("part", "pass", "calls", "ms", "floor, ms", "share of the speed of light"), row("---", "---", *["---:"] * 4)]
+            for one in report["parts"]:
+                floor, took = one.get("floor_s") or 0, one["seconds"]
+                lines.append(row(one["name"], one.get("pass") or "", f"{one['calls']:.0f}", f"{1e3 * took:.2f}",
+                                 *((f"{1e3 * floor:.2f}", f"{100 * floor / took:.0f} %") if floor and took else ("", ""))))
+            lines.append(row("all", "", "", f"{report['step_ms']:.2f}", f"{report['floor_ms']:.2f}", f"{100 * report['floor_ms'] / report['step_ms']:.0f} %"))
+        report, _ = measured(told, "cordee-products")
+        if report and report.get("products"):
+            lines += ["", f"### {name}: products by themselves, {report['products_ms']:.2f} ms of a step together", "",
+                      row("product", "of", "rows x in x out", "calls", "ms", "TFLOP/s"), row("---", "---", *["---:"] * 4)]
+            for one in report["products"]:
+                n, inner, out = one["sizes"]
+                lines.append(row(one["name"], one["result"], f"{n} x {inner} x {out}", one["calls"] or "as one", f"{1e3 * one['seconds']:.3f}",
+                                 f"{2e-12 * n * inner * out / one['seconds']:.0f}"))
     return lines
 
 
@@ -131,7 +159,7 @@ def main(folder):
     card = results.get("doctor", {}).get("commands", {}).get("card", {}).get("text", "").splitlines()
     lines += [""] + (["Card, as `nvidia-smi` tells it:", "", "```", *card, "```"] if card else ["`doctor` has not told of the card."])
     if any(part in results for part in BENCHES):
-        lines += [""] + training(results)
+        lines += [""] + training(results) + parts(results)
     lines += ["", "## Checks", "", row("part", "", "", "s"), row("---", "---", "---", "---:")]
     for part, told in results.items():
         if part not in BENCHES and part != "table":
