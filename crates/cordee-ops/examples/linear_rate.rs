@@ -62,7 +62,7 @@ fn main() {
         let flops = 2.0 * (n * input * output) as f64;
         let rates = [
             median_rate(flops, || {
-                drop(linear::forward(&x, weight, None, None).unwrap())
+                drop(linear::forward(&x, weight, None, None).unwrap());
             }),
             median_rate(flops, || {
                 drop(linear::backward_input(&[Branch { dy: &dy, weight }]).unwrap());

@@ -50,7 +50,7 @@ pub enum WorkerMessage {
     /// The run is over.
     Summary(Summary),
     /// A benchmark is over.
-    Bench(BenchReport),
+    Bench(Box<BenchReport>),
     /// A collective was measured with one size.
     Collective(CollectiveReport),
     /// Something about the machine was looked at.

@@ -253,6 +253,10 @@ impl FromStr for Sizes {
 
 /// Where a shape is not given, the config's counts; without a config, the one named here.
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
 pub(crate) struct BenchTrainArgs {
     /// Take model, batch and optimizer from a config; what is given beside it comes first.
     #[arg(long, value_name = "FILE")]

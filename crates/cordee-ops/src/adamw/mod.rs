@@ -121,6 +121,10 @@ pub struct Chances {
 }
 
 /// [`step`] where weights and moments are `bf16`: computed in `f32`, rounded stochastically.
+#[cfg_attr(
+    not(feature = "cuda"),
+    expect(clippy::needless_pass_by_value, reason = "the GPU's writes them")
+)]
 pub fn step_bf16(
     state: Bf16State<'_>,
     chances: Chances,

@@ -357,11 +357,23 @@ impl Measured<'_> {
         }
         let sums = report.communication.as_ref();
         lines.extend(sums.map(|sums| ("communication", communication(sums))));
+        lines.extend(self.part_lines(step_ms.median));
+        lines.iter().fold(String::new(), |mut page, (label, text)| {
+            let _ = writeln!(page, "{label:<14}{text}");
+            page
+        })
+    }
+
+    /// Each part of a step beside its floor, and each product by itself, if it was measured; the step
+    /// took `step_ms`.
+    fn part_lines(&self, step_ms: f64) -> Vec<(&'static str, String)> {
+        let report = self.report;
+        let mut lines = Vec::new();
         if let Some(floor) = self.step_floor_s() {
             let text = format!(
                 "{:.2} ms at the peaks, {:.1}% of the step; of each part on the right",
                 floor * 1e3,
-                100.0 * floor * 1e3 / step_ms.median
+                100.0 * floor * 1e3 / step_ms
             );
             lines.push(("floor", text));
         }
@@ -386,15 +398,12 @@ impl Measured<'_> {
             let text = format!(
                 "{:.2} ms of a step, each by itself, {:.1}% of it",
                 seconds * 1e3,
-                100.0 * seconds * 1e3 / step_ms.median
+                100.0 * seconds * 1e3 / step_ms
             );
             lines.push(("products", text));
             lines.extend(report.products.iter().map(|it| ("", product(it))));
         }
-        lines.iter().fold(String::new(), |mut page, (label, text)| {
-            let _ = writeln!(page, "{label:<14}{text}");
-            page
-        })
+        lines
     }
 }
 

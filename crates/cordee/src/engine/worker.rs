@@ -287,7 +287,7 @@ fn run_bench(
     };
     let report = bench(&measured, group)?;
     if group.rank() == 0 {
-        messages.send(&WorkerMessage::Bench(report));
+        messages.send(&WorkerMessage::Bench(Box::new(report)));
     }
     Ok(ExitCode::Done)
 }
