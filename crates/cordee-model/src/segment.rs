@@ -188,12 +188,30 @@ impl<'a, 'm> Gradients<'a, 'm> {
     /// The gradient of the segment's parameter of index `local`, and whether to add to it or to
     /// replace what an earlier step left: for who writes all of it at once.
     pub fn write(&mut self, local: usize) -> (&mut ViewMut<'m>, Write) {
-        let write = if self.reached.reach(self.ids[local]) {
-            Write::Replace
-        } else {
-            Write::Add
-        };
-        (&mut self.views[local], write)
+        let [one] = self.write_all([local]);
+        one
+    }
+
+    /// The same of several of the segment's parameters.
+    ///
+    /// # Panics
+    /// If two are the same.
+    pub fn write_all<const N: usize>(
+        &mut self,
+        locals: [usize; N],
+    ) -> [(&mut ViewMut<'m>, Write); N] {
+        let writes = locals.map(|local| {
+            if self.reached.reach(self.ids[local]) {
+                Write::Replace
+            } else {
+                Write::Add
+            }
+        });
+        let views = self.views.get_disjoint_mut(locals);
+        let mut writes = writes.into_iter();
+        views
+            .expect("different parameters of one segment are different views")
+            .map(|view| (view, writes.next().expect("one for each")))
     }
 
     /// Ends the backward: what an earlier step left in a gradient that nobody asked for is cleared.

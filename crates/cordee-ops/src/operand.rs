@@ -188,6 +188,31 @@ impl Operator {
         }
     }
 
+    /// Rows of a tensor, and the elements of each in all dimensions but the first; `expected` names both in
+    /// an error.
+    pub(crate) fn rows_and_width(
+        self,
+        operand: &'static str,
+        shape: &[usize],
+        expected: &str,
+    ) -> Result<[usize; 2]> {
+        match shape {
+            [rows, width @ ..] if !width.is_empty() && !width.contains(&0) => {
+                Ok([*rows, width.iter().product()])
+            }
+            _ => Err(self.shape_error(operand, shape, expected)),
+        }
+    }
+
+    /// The same elements as rows of one dimension.
+    pub(crate) fn flat_rows(self, tensor: &Tensor, rows: usize) -> Result<Tensor> {
+        if tensor.dims().len() == 2 {
+            return Ok(tensor.clone());
+        }
+        let flat = tensor.reshape((rows, ()));
+        flat.map_err(|source| self.tensor_error(source))
+    }
+
     /// A tensor of the given shape, contiguous (copied where it is not).
     pub(crate) fn tensor<T: Float>(
         self,
@@ -238,7 +263,7 @@ impl Operator {
         Tensor::from_vec(elements, shape, &Device::Cpu).map_err(|source| self.tensor_error(source))
     }
 
-    fn tensor_error(self, source: candle_core::Error) -> OpError {
+    pub(crate) fn tensor_error(self, source: candle_core::Error) -> OpError {
         OpError::Tensor {
             op: self.0,
             source: Box::new(source),

@@ -11,7 +11,7 @@ use cordee_ops::{
 };
 
 use super::{
-    Norm, Projection, backward_input,
+    Norm, Projection, backward_together, forward_together,
     head_input::{HeadInput, KeptHeads},
 };
 use crate::{Context, Gradients, Keep, ModelError, Weights, parameter::ParameterList};
@@ -74,17 +74,16 @@ impl SelfAttention {
     ) -> Self {
         let (dim, head_dim) = (config.dim, config.head_dim());
         let (heads, kv_heads) = (config.heads, config.kv_heads());
-        let mut project = |name: &str, heads| {
-            let shape = [heads * head_dim, dim];
-            let name = format!("self_attn.{name}");
-            Projection::new(list, &name, shape, kind.has_bias, config.init_std)
-        };
-        let query = project("q_proj", heads);
-        let key = project("k_proj", kv_heads);
-        let value = project("v_proj", kv_heads);
+        let of = [
+            ("self_attn.q_proj", heads),
+            ("self_attn.k_proj", kv_heads),
+            ("self_attn.v_proj", kv_heads),
+        ]
+        .map(|(name, heads)| (name, [heads * head_dim, dim]));
+        let [query, key, value] = Projection::together(list, of, kind.has_bias, config.init_std);
         let shape = [dim, heads * head_dim];
         let std = into_residual_std(config);
-        let output = Projection::new(list, "self_attn.o_proj", shape, false, std);
+        let output = Projection::new(list, "self_attn.o_proj", shape, std);
         let mut head_input = |name: &str, heads| HeadInput {
             heads,
             head_dim,
@@ -140,13 +139,9 @@ impl SelfAttention {
         residual: Option<&Tensor>,
         keep: Keep,
     ) -> Result<(Tensor, KeptAttention), ModelError> {
-        let q = self.query.forward(weights, x, None)?;
-        let (q, kept_q) = self.queries.forward(context, weights, &q, keep)?;
-        let k = self.key.forward(weights, x, None)?;
-        let (k, kept_k) = self.keys.forward(context, weights, &k, keep)?;
-        let (heads, width) = (self.keys.heads, self.keys.head_dim);
-        let v = self.value.forward(weights, x, None)?;
-        let v = v.reshape((context.tokens(), heads, width))?;
+        let [q, k, v] = self.project(weights, x)?;
+        let (q, kept_q) = self.queries.forward(context, weights, q, keep)?;
+        let (k, kept_k) = self.keys.forward(context, weights, k, keep)?;
         let attended = attention::forward(&self.inputs(context, [&q, &k, &v]))?;
         let merged = self.merge(context, &attended.out)?;
         let kept = KeptAttention {
@@ -156,6 +151,24 @@ impl SelfAttention {
             attended,
         };
         Ok((self.output.forward(weights, &merged, residual)?, kept))
+    }
+
+    /// Queries, keys and values, each `[tokens, its heads, head_dim]`: together, unless norms are to read
+    /// the heads as rows.
+    fn project(&self, weights: Weights<'_>, x: &Tensor) -> Result<[Tensor; 3], ModelError> {
+        let projections = [&self.query, &self.key, &self.value];
+        let head_dim = self.keys.head_dim;
+        if self.queries.norm.is_none() {
+            let outputs = forward_together(weights, x, projections)?;
+            let heads = |index| outputs.heads(index, head_dim);
+            return Ok([heads(0)?, heads(1)?, heads(2)?]);
+        }
+        let apart = |projection: &Projection| {
+            let output = projection.forward(weights, x, None)?;
+            Ok::<_, ModelError>(output.reshape((output.dims()[0], (), head_dim))?)
+        };
+        let [q, k, v] = projections.map(apart);
+        Ok([q?, k?, v?])
     }
 
     /// Elements that a forward keeps of a token: queries, keys, values, what was attended, and the
@@ -196,16 +209,12 @@ impl SelfAttention {
         drop((q, k, v, attended));
         let dq = self
             .queries
-            .backward(context, weights, &kept_q, &dq, gradients)?;
+            .backward(context, weights, &kept_q, dq, gradients)?;
         let dk = self
             .keys
-            .backward(context, weights, &kept_k, &dk, gradients)?;
-        let dv = dv.reshape(dk.shape())?;
+            .backward(context, weights, &kept_k, dk, gradients)?;
         let outputs = [(&self.query, &dq), (&self.key, &dk), (&self.value, &dv)];
-        for (projection, dy) in outputs {
-            projection.backward_parameters(dy, x, gradients)?;
-        }
-        backward_input(weights, outputs)
+        backward_together(weights, outputs, x, gradients)
     }
 
     fn inputs<'a>(&self, context: &Context<'a>, [q, k, v]: [&'a Tensor; 3]) -> Inputs<'a> {

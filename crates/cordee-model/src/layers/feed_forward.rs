@@ -8,7 +8,7 @@ use cordee_ops::{
     swiglu,
 };
 
-use super::{Projection, attention::into_residual_std, backward_input};
+use super::{Projection, attention::into_residual_std, backward_together, forward_together};
 use crate::{Gradients, Keep, ModelError, Weights, parameter::ParameterList};
 
 /// A feed-forward layer of one kind.
@@ -91,9 +91,9 @@ impl GatedFeedForward {
         } = *config;
         let down_std = into_residual_std(config);
         Self {
-            gate: Projection::new(list, "mlp.gate_proj", [ffn, dim], false, init_std),
-            up: Projection::new(list, "mlp.up_proj", [ffn, dim], false, init_std),
-            down: Projection::new(list, "mlp.down_proj", [dim, ffn], false, down_std),
+            gate: Projection::new(list, "mlp.gate_proj", [ffn, dim], init_std),
+            up: Projection::new(list, "mlp.up_proj", [ffn, dim], init_std),
+            down: Projection::new(list, "mlp.down_proj", [dim, ffn], down_std),
             activation,
             width: ffn,
         }
@@ -110,8 +110,8 @@ impl FeedForward for GatedFeedForward {
         residual: Option<&Tensor>,
         keep: Keep,
     ) -> Result<(Tensor, KeptGated), ModelError> {
-        let gate = self.gate.forward(weights, x, None)?;
-        let up = self.up.forward(weights, x, None)?;
+        let outputs = forward_together(weights, x, [&self.gate, &self.up])?;
+        let (gate, up) = (outputs.get(0)?, outputs.get(1)?);
         let activated = self.activation.forward(&gate, &up)?;
         let y = self.down.forward(weights, &activated, residual)?;
         let kept = KeptGated {
@@ -147,9 +147,8 @@ impl FeedForward for GatedFeedForward {
         drop(activated);
         let (dgate, dup) = self.activation.backward(&dactivated, &gate, &up)?;
         drop((dactivated, gate, up));
-        self.gate.backward_parameters(&dgate, x, gradients)?;
-        self.up.backward_parameters(&dup, x, gradients)?;
-        backward_input(weights, [(&self.gate, &dgate), (&self.up, &dup)])
+        let outputs = [(&self.gate, &dgate), (&self.up, &dup)];
+        backward_together(weights, outputs, x, gradients)
     }
 }
 

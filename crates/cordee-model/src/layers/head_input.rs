@@ -27,23 +27,27 @@ pub(super) struct KeptHeads {
 }
 
 impl HeadInput {
-    /// From `projected`, `[tokens, heads × head_dim]`, to `[tokens, heads, head_dim]`.
+    /// From `projected`, which nobody else reads, to what attention reads; both `[tokens, heads,
+    /// head_dim]`.
     pub(super) fn forward(
         &self,
         context: &Context<'_>,
         weights: Weights<'_>,
-        projected: &Tensor,
+        projected: Tensor,
         keep: Keep,
     ) -> Result<(Tensor, KeptHeads), ModelError> {
         let Some(norm) = &self.norm else {
-            let ready = self.rotate(context, projected)?;
+            let ready = match &self.rotary {
+                Some(table) => rotary::apply_over(&projected, context.sequences, table)?,
+                None => projected,
+            };
             let kept = KeptHeads {
                 ready: Some(ready.clone()),
                 raw: None,
             };
             return Ok((ready, kept));
         };
-        let raw = self.rows(projected)?;
+        let raw = self.rows(&projected)?;
         let normed = norm.forward(weights, &raw)?;
         let ready = self.rotate(context, &normed.y)?;
         let kept = KeptHeads {
@@ -80,29 +84,35 @@ impl HeadInput {
         }
     }
 
-    /// The gradient of what was projected, `[tokens, heads × head_dim]`.
+    /// The gradient of what was projected, from that of what attention read, `dy`, which nobody else reads;
+    /// both `[tokens, heads, head_dim]`.
     pub(super) fn backward(
         &self,
         context: &Context<'_>,
         weights: Weights<'_>,
         kept: &KeptHeads,
-        dy: &Tensor,
+        dy: Tensor,
         gradients: &mut Gradients<'_, '_>,
     ) -> Result<Tensor, ModelError> {
-        let mut dx = match &self.rotary {
-            Some(table) => rotary::apply_backward(dy, context.sequences, table)?,
-            None => dy.clone(),
+        let (Some(norm), Some((raw, statistics))) = (&self.norm, &kept.raw) else {
+            return Ok(match &self.rotary {
+                Some(table) => rotary::apply_backward_over(&dy, context.sequences, table)?,
+                None => dy,
+            });
         };
-        if let (Some(norm), Some((raw, statistics))) = (&self.norm, &kept.raw) {
-            let inputs = NormBackward {
-                dy: &self.rows(&dx)?,
-                x: raw,
-                statistics,
-                residual: None,
-            };
-            dx = norm.backward(weights, &inputs, gradients)?;
-        }
-        Ok(dx.reshape((context.tokens(), self.heads * self.head_dim))?)
+        // Heads that lie one after the other, for the norm.
+        let dy = match &self.rotary {
+            Some(table) => rotary::apply_backward(&dy, context.sequences, table)?,
+            None => dy.contiguous()?,
+        };
+        let inputs = NormBackward {
+            dy: &self.rows(&dy)?,
+            x: raw,
+            statistics,
+            residual: None,
+        };
+        let dx = norm.backward(weights, &inputs, gradients)?;
+        Ok(dx.reshape(dy.shape())?)
     }
 
     /// A row a head; no copy.

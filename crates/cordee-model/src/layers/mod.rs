@@ -10,4 +10,4 @@ mod projection;
 pub(crate) use attention::{AttentionKind, Ends, KeptAttention, SelfAttention, usual_scale};
 pub(crate) use feed_forward::{FeedForward, Gate, GatedFeedForward, PlainFeedForward};
 pub(crate) use norm::{KeptNorm, Norm, NormBackward, Statistics};
-pub(crate) use projection::{Projection, backward_input};
+pub(crate) use projection::{Projection, backward_together, forward_together};

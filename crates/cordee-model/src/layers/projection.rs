@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use cordee_memory::View;
 use cordee_ops::{
     Write,
-    linear::{self, Branch},
+    linear::{self, Branch, Layer, Outputs, WeightGradient},
 };
 
 use crate::{Gradients, Init, ModelError, Weights, parameter::ParameterList};
@@ -21,21 +21,30 @@ pub(crate) struct Projection {
 }
 
 impl Projection {
-    /// A weight `[out, in]` of normally distributed elements, and a bias of zeros if there is one.
-    pub(crate) fn new(
-        list: &mut ParameterList,
-        name: &str,
-        shape: [usize; 2],
-        has_bias: bool,
-        std: f64,
-    ) -> Self {
-        let weight = list.add(&format!("{name}.weight"), &shape, Init::Normal { std });
-        let bias = has_bias.then(|| list.add(&format!("{name}.bias"), &shape[..1], Init::Zeros));
+    /// A weight `[out, in]` of normally distributed elements, without a bias.
+    pub(crate) fn new(list: &mut ParameterList, name: &str, shape: [usize; 2], std: f64) -> Self {
         Self {
-            weight,
-            bias,
+            weight: list.add(&format!("{name}.weight"), &shape, Init::Normal { std }),
+            bias: None,
             rows: None,
         }
+    }
+
+    /// Several that read one input, with biases of zeros if there are any: all weights lie one after the
+    /// other, and all biases, so that they can be one product.
+    pub(crate) fn together<const N: usize>(
+        list: &mut ParameterList,
+        of: [(&str, [usize; 2]); N],
+        has_bias: bool,
+        std: f64,
+    ) -> [Self; N] {
+        let mut all = of.map(|(name, shape)| Self::new(list, name, shape, std));
+        if has_bias {
+            for (one, (name, shape)) in all.iter_mut().zip(of) {
+                one.bias = Some(list.add(&format!("{name}.bias"), &shape[..1], Init::Zeros));
+            }
+        }
+        all
     }
 
     /// GPT-2's `Conv1D`: with a bias, and held by files as its transpose.
@@ -76,20 +85,12 @@ impl Projection {
         Ok(linear::forward(x, weight, bias.transpose()?, residual)?)
     }
 
-    /// Adds the gradients of weight and bias.
-    pub(crate) fn backward_parameters(
+    /// Adds the gradient of the bias, if there is one.
+    fn backward_bias(
         &self,
         dy: &Tensor,
-        x: &Tensor,
         gradients: &mut Gradients<'_, '_>,
     ) -> Result<(), ModelError> {
-        if let Some(rows) = &self.rows {
-            let mut dweight = gradients.get(self.weight)?.rows_mut(rows.clone())?;
-            linear::backward_weight(dy, x, &mut dweight, Write::Add)?;
-        } else {
-            let (dweight, write) = gradients.write(self.weight);
-            linear::backward_weight(dy, x, dweight, write)?;
-        }
         match (self.bias, &self.rows) {
             (None, _) => {}
             (Some(bias), None) => linear::backward_bias(dy, gradients.get(bias)?)?,
@@ -108,9 +109,7 @@ impl Projection {
         x: &Tensor,
         gradients: &mut Gradients<'_, '_>,
     ) -> Result<Tensor, ModelError> {
-        let dx = backward_input(weights, [(self, dy)])?;
-        self.backward_parameters(dy, x, gradients)?;
-        Ok(dx)
+        backward_together(weights, [(self, dy)], x, gradients)
     }
 
     fn part<'a>(&self, view: View<'a>) -> Result<View<'a>, ModelError> {
@@ -121,10 +120,32 @@ impl Projection {
     }
 }
 
-/// The gradient of an input that several projections read, from those of their outputs.
-pub(crate) fn backward_input<const N: usize>(
+/// The outputs of several projections of `x`, in their order.
+pub(crate) fn forward_together<const N: usize>(
+    weights: Weights<'_>,
+    x: &Tensor,
+    projections: [&Projection; N],
+) -> Result<Outputs, ModelError> {
+    let layers = projections.map(|projection| {
+        let bias = projection
+            .bias
+            .map(|bias| projection.part(weights.get(bias)));
+        Ok(Layer {
+            weight: projection.part(weights.get(projection.weight))?,
+            bias: bias.transpose()?,
+        })
+    });
+    let layers = layers.into_iter().collect::<Result<Vec<_>, ModelError>>()?;
+    Ok(linear::forward_together(x, &layers)?)
+}
+
+/// The gradient of `x`, which several projections read, from those of their outputs; adds those of
+/// weights and biases.
+pub(crate) fn backward_together<const N: usize>(
     weights: Weights<'_>,
     outputs: [(&Projection, &Tensor); N],
+    x: &Tensor,
+    gradients: &mut Gradients<'_, '_>,
 ) -> Result<Tensor, ModelError> {
     let branches = outputs
         .map(|(projection, dy)| {
@@ -133,5 +154,30 @@ pub(crate) fn backward_input<const N: usize>(
         })
         .into_iter()
         .collect::<Result<Vec<_>, ModelError>>()?;
-    Ok(linear::backward_input(&branches)?)
+    let dx = linear::backward_input(&branches)?;
+    if outputs
+        .iter()
+        .all(|(projection, _)| projection.rows.is_none())
+    {
+        let views = gradients.write_all(outputs.map(|(projection, _)| projection.weight));
+        let mut outputs = outputs.iter();
+        let mut written = views.map(|(dweight, write)| WeightGradient {
+            dy: outputs.next().expect("one for each").1,
+            dweight: dweight.reborrow(),
+            write,
+        });
+        linear::backward_weights(x, &mut written)?;
+    } else {
+        // Parts of one weight, which are lent one after the other.
+        for (projection, dy) in outputs {
+            let all = gradients.get(projection.weight)?;
+            let rows = projection.rows.clone();
+            let mut dweight = all.rows_mut(rows.unwrap_or(0..all.shape()[0]))?;
+            linear::backward_weight(dy, x, &mut dweight, Write::Add)?;
+        }
+    }
+    for (projection, dy) in outputs {
+        projection.backward_bias(dy, gradients)?;
+    }
+    Ok(dx)
 }

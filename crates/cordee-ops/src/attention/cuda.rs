@@ -9,7 +9,7 @@ use cordee_memory::DType;
 use super::cudnn;
 use super::{Attended, Gradients, Inputs, OP, Sizes};
 use crate::{
-    cuda::{Arg, Gpu, Grid, Kernel, Resident, Source},
+    cuda::{Address, Arg, Gpu, Grid, Kernel, Resident, Rows, Source},
     error::{OpError, Result},
     sequences::Sequences,
 };
@@ -50,10 +50,12 @@ enum Implementation {
 }
 
 /// The one place where it is chosen, after cuDNN.
-fn implementation(gpu: &Gpu, operands: &[&Resident], sizes: &Sizes) -> Result<Implementation> {
-    let aligned = |operand: &&Resident| {
+fn implementation(gpu: &Gpu, operands: &[&Rows], sizes: &Sizes) -> Result<Implementation> {
+    let width = sizes.dtype.size_in_bytes();
+    let aligned = |operand: &&Rows| {
         let address = operand.address().get();
         address.is_multiple_of(VECTOR_BYTES as u64)
+            && (operand.stride() * width).is_multiple_of(VECTOR_BYTES)
     };
     let fits = sizes.dtype == DType::Bf16 && matches!(sizes.head_dim, 64 | 128);
     if fits && operands.iter().all(aligned) {
@@ -154,9 +156,9 @@ impl Implementation {
 struct Call<'a> {
     gpu: &'a Gpu,
     sizes: &'a Sizes,
-    q: Resident,
-    k: Resident,
-    v: Resident,
+    q: Rows,
+    k: Rows,
+    v: Rows,
     /// The first token of each token's sequence, then the one after its last.
     documents: Option<Resident>,
     /// Tokens of each sequence, where there are no documents.
@@ -175,9 +177,9 @@ impl<'a> Call<'a> {
         Ok(Self {
             gpu,
             sizes,
-            q: OP.resident(gpu, "q", inputs.q, sizes.dtype, &sizes.queries())?,
-            k: OP.resident(gpu, "k", inputs.k, sizes.dtype, &sizes.keys())?,
-            v: OP.resident(gpu, "v", inputs.v, sizes.dtype, &sizes.keys())?,
+            q: OP.rows(gpu, "q", inputs.q, sizes.dtype, &sizes.queries())?,
+            k: OP.rows(gpu, "k", inputs.k, sizes.dtype, &sizes.keys())?,
+            v: OP.rows(gpu, "v", inputs.v, sizes.dtype, &sizes.keys())?,
             documents,
             len,
             window: inputs.window.unwrap_or(usize::MAX),
@@ -200,12 +202,6 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Elements from one token to the next of q, out and their gradients, and of k, v and theirs.
-    fn strides(&self) -> (usize, usize) {
-        let head_dim = self.sizes.head_dim;
-        (self.sizes.heads * head_dim, self.sizes.kv_heads * head_dim)
-    }
-
     /// Launches a kernel whose parameters differ from those of others in the tensors after q, k and
     /// v, and in the strides of what it writes.
     ///
@@ -216,7 +212,7 @@ impl<'a> Call<'a> {
         &self,
         implementation: Implementation,
         part: Part,
-        tensors: &[&Resident],
+        tensors: &[Address],
         strides: &[usize],
     ) -> Result<()> {
         let Sizes {
@@ -226,12 +222,13 @@ impl<'a> Call<'a> {
             head_dim,
             ..
         } = *self.sizes;
-        let (of_queries, of_keys) = self.strides();
         let number = |size: usize| Arg::from(u32::try_from(size).unwrap_or(u32::MAX));
-        let mut args: Vec<Arg> = [&self.q, &self.k, &self.v].map(Arg::from).into();
+        let inputs = [&self.q, &self.k, &self.v];
+        let mut args: Vec<Arg> = inputs.map(|input| input.address().into()).into();
         args.extend(tensors.iter().map(|&tensor| Arg::from(tensor)));
         args.push(self.documents.as_ref().map(Resident::address).into());
-        args.extend([tokens, heads, kv_heads, of_queries, of_keys, of_keys].map(number));
+        args.extend([tokens, heads, kv_heads].map(number));
+        args.extend(inputs.map(|input| number(input.stride())));
         args.extend(strides.iter().map(|&stride| number(stride)));
         args.extend([self.len, self.window].map(number));
         args.push((self.scale as f32).into());
@@ -267,8 +264,9 @@ pub(super) fn forward(gpu: &Gpu, inputs: &Inputs<'_>, sizes: &Sizes) -> Result<A
     let implementation = implementation(gpu, &[&call.q, &call.k, &call.v], sizes)?;
     let out = gpu.empty(OP, sizes.dtype, &sizes.queries())?;
     let lse = gpu.empty(OP, DType::F32, &sizes.lse())?;
+    let written = [out.address(), lse.address()];
     // SAFETY: out and lse are as large as the kernel expects them.
-    unsafe { call.launch(implementation, Part::Forward, &[&out, &lse], &[])? };
+    unsafe { call.launch(implementation, Part::Forward, &written, &[])? };
     Ok(Attended {
         out: out.into_tensor(),
         lse: lse.into_tensor(),
@@ -283,30 +281,76 @@ pub(super) fn backward(
     sizes: &Sizes,
 ) -> Result<Gradients> {
     let call = Call::read(gpu, inputs, sizes)?;
-    let dout = OP.resident(gpu, "dout", dout, sizes.dtype, &sizes.queries())?;
+    let gradient = OP.resident(gpu, "dout", dout, sizes.dtype, &sizes.queries())?;
     let out = OP.resident(gpu, "out", &attended.out, sizes.dtype, &sizes.queries())?;
     let lse = OP.resident(gpu, "lse", &attended.lse, DType::F32, &sizes.lse())?;
     #[cfg(feature = "cudnn")]
-    if let Some(gradients) = cudnn::backward(&call.for_cudnn(inputs), &dout, &out, &lse)? {
+    if let Some(gradients) = cudnn::backward(&call.for_cudnn(inputs), &gradient, &out, &lse)? {
         return Ok(gradients);
     }
+    let dout = OP.rows(
+        gpu,
+        "dout",
+        gradient.tensor(),
+        sizes.dtype,
+        &sizes.queries(),
+    )?;
     let implementation = implementation(gpu, &[&call.q, &call.k, &call.v, &dout], sizes)?;
-    let delta = deltas(&call, implementation, &dout, &out)?;
-    let dq = gpu.empty(OP, sizes.dtype, &sizes.queries())?;
-    let dk = gpu.empty(OP, sizes.dtype, &sizes.keys())?;
-    let dv = gpu.empty(OP, sizes.dtype, &sizes.keys())?;
-    let (of_queries, of_keys) = call.strides();
-    let tensors = [&dout, &lse, &delta, &dq];
+    let delta = deltas(&call, implementation, &gradient, &out)?;
+    let beside = Beside::new(gpu, sizes)?;
+    let [dq, dk, dv] = beside.addresses;
+    let read = [dout.address(), lse.address(), delta.address()];
+    let tensors = [&read[..], &[dq]].concat();
+    let stride = beside.stride;
     // SAFETY: the shapes of those that are read were checked; the new one is as large as expected.
-    unsafe { call.launch(implementation, Part::Queries, &tensors, &[of_queries])? };
-    let tensors = [&dout, &lse, &delta, &dk, &dv];
+    unsafe { call.launch(implementation, Part::Queries, &tensors, &[stride])? };
+    let tensors = [&read[..], &[dk, dv]].concat();
     // SAFETY: as above.
-    unsafe { call.launch(implementation, Part::Keys, &tensors, &[of_keys, of_keys])? };
-    Ok(Gradients {
-        dq: dq.into_tensor(),
-        dk: dk.into_tensor(),
-        dv: dv.into_tensor(),
-    })
+    unsafe { call.launch(implementation, Part::Keys, &tensors, &[stride, stride])? };
+    beside.finish(sizes)
+}
+
+/// The gradients of queries, keys and values, side by side in the rows of one tensor, so that who reads
+/// all three reads one.
+pub(super) struct Beside {
+    all: Resident,
+    /// Of dq, dk and dv.
+    pub(super) addresses: [Address; 3],
+    /// Elements from one token to the next.
+    pub(super) stride: usize,
+}
+
+impl Beside {
+    /// Yet to be written.
+    pub(super) fn new(gpu: &Gpu, sizes: &Sizes) -> Result<Self> {
+        let Sizes {
+            dtype,
+            tokens,
+            heads,
+            kv_heads,
+            head_dim,
+        } = *sizes;
+        let all = gpu.empty(OP, dtype, &[tokens, heads + 2 * kv_heads, head_dim])?;
+        let place = |heads: usize| all.address().plus(heads * head_dim, dtype);
+        Ok(Self {
+            addresses: [place(0), place(heads), place(heads + kv_heads)],
+            stride: (heads + 2 * kv_heads) * head_dim,
+            all,
+        })
+    }
+
+    pub(super) fn finish(self, sizes: &Sizes) -> Result<Gradients> {
+        let (all, heads, kv_heads) = (self.all.into_tensor(), sizes.heads, sizes.kv_heads);
+        let part = |first, count| {
+            let part = all.narrow(1, first, count);
+            part.map_err(|source| OP.tensor_error(source))
+        };
+        Ok(Gradients {
+            dq: part(0, heads)?,
+            dk: part(heads, kv_heads)?,
+            dv: part(heads + kv_heads, kv_heads)?,
+        })
+    }
 }
 
 /// The sums over each head of dout * out, `[heads, tokens]`.

@@ -1,7 +1,7 @@
 //! Numbers that go into both ways of computing, and what comes out of the fast one.
 
 use candle_core::{DType as TensorType, Tensor};
-use cordee_memory::{Buffer, DType, View, ViewMut};
+use cordee_memory::{Buffer, DType, Layout, View, ViewMut};
 
 use super::Setting;
 use crate::{
@@ -38,6 +38,19 @@ impl Held {
         self.buffer
             .view_mut(all, &self.shape)
             .expect("the shape is that of the values")
+    }
+
+    /// Matrices of so many rows each, one after the other in memory, to write.
+    pub(super) fn parts_mut(&mut self, rows: &[usize]) -> Vec<ViewMut<'_>> {
+        let width = self.shape[1];
+        let tensors = rows
+            .iter()
+            .enumerate()
+            .map(|(index, &rows)| (index.to_string(), vec![rows, width]));
+        let layout = Layout::new(self.buffer.dtype(), tensors).expect("names differ");
+        assert_eq!(layout.len(), self.buffer.len(), "they leave no gaps");
+        let views = self.buffer.views_mut(layout.slots());
+        views.expect("the layout is that of the buffer")
     }
 
     /// The numbers, of which there are as many as there were.

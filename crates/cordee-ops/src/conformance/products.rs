@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    linear::{self, Branch, reference::Layer},
+    linear::{self, Branch, WeightGradient, reference::Layer},
     matrix::Write,
 };
 
@@ -27,7 +27,111 @@ pub(super) fn cases() -> Vec<Case> {
         case("64 tokens, 64 to 64", [64, 64, 64]),
         case("261 tokens, 530 to 1030", [261, 530, 1030]),
         case("5 tokens, 2051 to 7", [5, 2051, 7]),
+        Case::new("linear", "three layers of one input", BOUND, together),
     ]
+}
+
+/// Queries, keys and values as heads of 16: weights, biases and gradients that follow each other in memory,
+/// and outputs and their gradients that lie side by side where the device has them so.
+fn together(on: &Setting) -> Result<Vec<Compared>> {
+    let ([n, input], rows) = ([37, 24], [32, 16, 16]);
+    let output: usize = rows.iter().sum();
+    let (x, weight) = (
+        on.normals("x", n * input),
+        on.normals("weight", output * input),
+    );
+    let (bias, dy) = (on.normals("bias", output), on.normals("dy", n * output));
+    let held = normals("held", output * input);
+    let layer = Layer {
+        x: &x,
+        weight: &weight,
+        bias: &bias,
+        input,
+    };
+    let columns = |of: &[f64], first: usize, count: usize| -> Vec<f64> {
+        let rows = of.chunks_exact(output);
+        rows.flat_map(|row| &row[first..first + count])
+            .copied()
+            .collect()
+    };
+    let firsts = [0, rows[0], rows[0] + rows[1]];
+
+    let (held_weight, held_bias) = (
+        on.parameter(&weight, &[output, input])?,
+        on.parameter(&bias, &[output])?,
+    );
+    let of = |index: usize| {
+        let range = firsts[index]..firsts[index] + rows[index];
+        let weight = held_weight.view().rows(range.clone());
+        let bias = held_bias.view().rows(range);
+        (weight.expect("rows of it"), bias.expect("rows of it"))
+    };
+    let fast_x = on.tensor(&x, &[n, input])?;
+    let layers = [0, 1, 2].map(|index| {
+        let (weight, bias) = of(index);
+        let bias = Some(bias);
+        linear::Layer { weight, bias }
+    });
+    let outputs = linear::forward_together(&fast_x, &layers)?;
+    let expected_y = layer.forward();
+    let [dx, dweight, _] = layer.backward(&dy);
+    let mut compared = vec![
+        Compared::new("q", values(&outputs.get(0)?)?, columns(&expected_y, 0, 32)),
+        Compared::new(
+            "k, as heads",
+            values(&outputs.heads(1, 16)?)?,
+            columns(&expected_y, 32, 16),
+        ),
+        Compared::new("v", values(&outputs.get(2)?)?, columns(&expected_y, 48, 16)),
+    ];
+
+    // Side by side, as heads, and each by itself.
+    let all = on.tensor(&dy, &[n, output / 16, 16])?;
+    let beside = |index: usize| all.narrow(1, firsts[index] / 16, rows[index] / 16);
+    let beside = [0, 1, 2].map(|index| beside(index).expect("heads of it"));
+    let apart = |index: usize| {
+        let dy = columns(&dy, firsts[index], rows[index]);
+        on.tensor(&dy, &[n, rows[index]])
+    };
+    let apart = [apart(0)?, apart(1)?, apart(2)?];
+    for (dys, names) in [
+        (&beside, ["dx", "dweight", "dbias of v"]),
+        (
+            &apart,
+            [
+                "dx of dys apart",
+                "dweight of dys apart",
+                "dbias of v alone",
+            ],
+        ),
+    ] {
+        let branches = [0, 1, 2].map(|index| Branch {
+            dy: &dys[index],
+            weight: of(index).0,
+        });
+        let found = linear::backward_input(&branches)?;
+        compared.push(Compared::new(names[0], values(&found)?, dx.clone()));
+        let mut sums = on.state(&held, &[output, input])?;
+        let parts = sums.parts_mut(&rows).into_iter().zip(dys);
+        let mut gradients: Vec<_> = parts
+            .map(|(dweight, dy)| WeightGradient {
+                dy,
+                dweight,
+                write: Write::Add,
+            })
+            .collect();
+        linear::backward_weights(&fast_x, &mut gradients)?;
+        let expected = sum(&held, &dweight);
+        compared.push(Compared::new(names[1], sums.values()?, expected));
+        let mut dbias = on.state(&held[..16], &[16])?;
+        linear::backward_bias(&dys[2], &mut dbias.view_mut())?;
+        let of_v = (0..16).map(|column| {
+            let rows = dy.chunks_exact(output).map(|row| row[48 + column]);
+            held[column] + rows.sum::<f64>()
+        });
+        compared.push(Compared::new(names[2], dbias.values()?, of_v.collect()));
+    }
+    Ok(compared)
 }
 
 /// Sizes are tokens, inputs, outputs.

@@ -25,8 +25,8 @@ mod words;
 pub(crate) use gpu::Gpu;
 pub(crate) use kernel::{Arg, Grid, Kernel};
 pub(crate) use module::Source;
-pub(crate) use resident::{Address, Resident};
-pub(crate) use rows::{Blocks, RowVector, Team};
+pub(crate) use resident::{Address, Resident, Rows};
+pub(crate) use rows::{Blocks, Gated, RowVector, Team};
 
 use cudarc::driver::DriverError;
 

@@ -37,7 +37,7 @@ fn sources() -> Vec<(&'static Source, &'static [Variant], &'static [DType])> {
         (&cuda::product::plain::SOURCE, PLAIN, BOTH),
         (&cuda::rows::SOURCE, PLAIN, BOTH),
         (&embedding::cuda::SOURCE, OF_ROWS, BOTH),
-        (&geglu::cuda::SOURCE, PLAIN, BOTH),
+        (&geglu::cuda::SOURCE, OF_ROWS, BOTH),
         (&gelu::cuda::SOURCE, PLAIN, BOTH),
         (&gradient_norm::cuda::SOURCE, PLAIN, BOTH),
         (&head::cuda::SOURCE, PLAIN, BOTH),
@@ -46,7 +46,7 @@ fn sources() -> Vec<(&'static Source, &'static [Variant], &'static [DType])> {
         (&residual::cuda::SOURCE, PLAIN, BOTH),
         (&rms_norm::cuda::SOURCE, OF_ROWS, BOTH),
         (&rotary::cuda::SOURCE, OF_ROWS, BOTH),
-        (&swiglu::cuda::SOURCE, PLAIN, BOTH),
+        (&swiglu::cuda::SOURCE, OF_ROWS, BOTH),
         (&transfer::SOURCE, PLAIN, BOTH),
     ]
 }

@@ -192,6 +192,44 @@ constexpr u32 ROW_VECTOR = 1;
 constexpr u32 ROW_VECTOR = Vector<element>::COUNT;
 #endif
 
+// outputs[..][row, column] = f of all inputs[..][row, column], all in f32: `f(in, out)`. Rows of `width`
+// elements; those of an array begin every so many elements as its stride says. CORDEE_SCALAR unless width
+// and strides are whole numbers of vectors.
+//
+// One thread per vector: a grid of ceil(rows * (width / ROW_VECTOR) / blockDim), fewer than 2^32 of them.
+template <u32 INPUTS, u32 OUTPUTS, typename F>
+__device__ __forceinline__ void each_of_rows(const element *const (&inputs)[INPUTS], const u32 (&input_strides)[INPUTS],
+                                             element *const (&outputs)[OUTPUTS], const u32 (&output_strides)[OUTPUTS],
+                                             u32 rows, u32 width, F f) {
+    u32 vectors = width / ROW_VECTOR, item = blockIdx.x * blockDim.x + threadIdx.x;
+    u32 row = item / vectors, column = item % vectors * ROW_VECTOR;
+    if (row >= rows) {
+        return;
+    }
+    Vector<element, ROW_VECTOR> from[INPUTS], to[OUTPUTS];
+#pragma unroll
+    for (u32 k = 0; k < INPUTS; k++) {
+        from[k] = load_vector<ROW_VECTOR>(inputs[k] + (u64)row * input_strides[k] + column);
+    }
+#pragma unroll
+    for (u32 j = 0; j < ROW_VECTOR; j++) {
+        float in[INPUTS], out[OUTPUTS];
+#pragma unroll
+        for (u32 k = 0; k < INPUTS; k++) {
+            in[k] = widen(from[k].at[j]);
+        }
+        f(in, out);
+#pragma unroll
+        for (u32 k = 0; k < OUTPUTS; k++) {
+            to[k].at[j] = narrow<element>(out[k]);
+        }
+    }
+#pragma unroll
+    for (u32 k = 0; k < OUTPUTS; k++) {
+        store_vector(outputs[k] + (u64)row * output_strides[k] + column, to[k]);
+    }
+}
+
 // Elements of a row that a thread of its team holds in registers.
 constexpr u32 HELD = 8;
 

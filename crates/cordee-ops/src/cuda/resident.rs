@@ -65,7 +65,61 @@ impl Resident {
     }
 }
 
+/// Rows on a GPU: what the first dimension of a tensor counts. Each is contiguous, and they may lie
+/// apart, as parts of the rows of a wider tensor do.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    resident: Resident,
+    stride: usize,
+}
+
+impl Rows {
+    /// Where the first begins.
+    pub(crate) fn address(&self) -> Address {
+        self.resident.address
+    }
+
+    /// Elements from one to the next.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    pub(crate) fn into_tensor(self) -> Tensor {
+        self.resident.tensor
+    }
+}
+
 impl Operator {
+    /// The rows of a tensor of the given type and shape on `gpu`; copied where a row is not contiguous.
+    pub(crate) fn rows(
+        self,
+        gpu: &Gpu,
+        operand: &'static str,
+        tensor: &Tensor,
+        dtype: DType,
+        shape: &[usize],
+    ) -> Result<Rows> {
+        let width: usize = shape.iter().skip(1).product();
+        let (strides, mut below) = (tensor.stride(), 1);
+        let mut contiguous = tensor.dims() == shape && !shape.is_empty();
+        for (&stride, &size) in strides.iter().zip(shape).skip(1).rev() {
+            contiguous &= stride == below || size == 1;
+            below *= size;
+        }
+        if !contiguous || strides[0] < width {
+            let resident = self.resident(gpu, operand, tensor, dtype, shape)?;
+            return Ok(Rows {
+                resident,
+                stride: width,
+            });
+        }
+        self.expect_tensor_type(operand, tensor, dtype)?;
+        Ok(Rows {
+            stride: strides[0],
+            resident: Resident::new(gpu, self, operand, tensor.clone())?,
+        })
+    }
+
     /// A tensor of the given type and shape on `gpu`, contiguous (copied where it is not).
     pub(crate) fn resident(
         self,

@@ -1,8 +1,9 @@
 //! How elements and rows are shared out to threads: what the prelude of the kernels expects.
 
+use candle_core::Tensor;
 use cordee_memory::DType;
 
-use super::{Address, Gpu, Grid, Resident, Source};
+use super::{Address, Arg, Gpu, Grid, Resident, Rows, Source};
 use crate::{error::Result, operand::Operator};
 
 /// Threads of a block where nothing asks for more.
@@ -148,6 +149,121 @@ impl Team {
             grid.shared = self.threads * HELD * size_of::<f32>();
         }
         Summing { grid, rows }
+    }
+}
+
+/// The operands of what is computed from a gate and what it gates, row by row: all are of one shape, and
+/// may be parts of wider rows.
+pub(crate) struct Gated {
+    op: Operator,
+    numbers: DType,
+    /// Rows, and elements of each.
+    sizes: [usize; 2],
+    operands: Vec<Rows>,
+}
+
+impl Gated {
+    /// Checks the operands, each with its name; the first decides shape and type.
+    pub(crate) fn read(
+        gpu: &Gpu,
+        op: Operator,
+        operands: &[(&'static str, &Tensor)],
+    ) -> Result<Self> {
+        let (name, first) = operands[0];
+        let (numbers, shape) = (op.numbers(name, first)?, first.dims());
+        let sizes = match shape {
+            [] => [1, 1],
+            [count] => [*count, 1],
+            [rows, width @ ..] => [*rows, width.iter().product()],
+        };
+        let read = operands
+            .iter()
+            .map(|(name, tensor)| op.rows(gpu, name, tensor, numbers, shape));
+        Ok(Self {
+            op,
+            numbers,
+            sizes,
+            operands: read.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Launches a kernel over `each_of_rows` of the prelude: operands, outputs of such a row stride each, the
+    /// sizes, and the strides of both.
+    ///
+    /// # Safety
+    ///
+    /// The kernel takes as many, and the outputs have the rows.
+    pub(crate) unsafe fn launch(
+        &self,
+        gpu: &Gpu,
+        (source, function): (&'static Source, &'static str),
+        outputs: &[(Address, usize)],
+    ) -> Result<()> {
+        let [rows, width] = self.sizes;
+        let operands = self.operands.iter();
+        let places: Vec<(Address, usize)> = operands
+            .map(|operand| (operand.address(), operand.stride()))
+            .chain(outputs.iter().copied())
+            .collect();
+        let (addresses, strides): (Vec<_>, Vec<_>) = places.into_iter().unzip();
+        let widths = [&strides[..], &[width]].concat();
+        let vector = RowVector::new(self.numbers, &widths, &addresses);
+        let definitions = vector.definitions();
+        let kernel = gpu.kernel_with(self.op, source, self.numbers, definitions, function)?;
+        let mut args: Vec<Arg> = addresses.into_iter().map(Arg::from).collect();
+        args.extend([rows, width].map(|size| Arg::from(size as u32)));
+        args.extend(strides.iter().map(|&stride| Arg::from(stride as u32)));
+        let threads = rows * (width / vector.count());
+        assert!(u32::try_from(threads).is_ok(), "fewer elements than 2^32");
+        let grid = Grid::new(threads.div_ceil(THREADS), THREADS);
+        // SAFETY: a thread for each vector of the rows; the rest is the caller's word.
+        unsafe { kernel.launch(grid, &args) }
+    }
+
+    /// A new tensor of the operands' shape, for one output, and its row stride.
+    pub(crate) fn output(&self, gpu: &Gpu, shape: &[usize]) -> Result<(Resident, usize)> {
+        let [_, width] = self.sizes;
+        Ok((gpu.empty(self.op, self.numbers, shape)?, width))
+    }
+
+    /// A new tensor that has two of the operands' shape side by side, and both: so that who reads one and
+    /// the other reads one tensor. With each goes where it begins and its row stride.
+    pub(crate) fn pair(
+        &self,
+        gpu: &Gpu,
+        shape: &[usize],
+    ) -> Result<[(Tensor, (Address, usize)); 2]> {
+        let across = usize::from(shape.len() > 1);
+        let mut both = shape.to_vec();
+        let failed = |source| self.op.tensor_error(source);
+        let [_, width] = self.sizes;
+        let Some(size) = both.get_mut(across) else {
+            let one = || gpu.empty(self.op, self.numbers, shape);
+            let [first, second] = [one()?, one()?];
+            let places = [first.address(), second.address()];
+            let [a, b] = places.map(|address| (address, 1));
+            return Ok([(first.into_tensor(), a), (second.into_tensor(), b)]);
+        };
+        let half = *size;
+        *size *= 2;
+        let both = gpu.empty(self.op, self.numbers, &both)?;
+        let (first, tensor) = (both.address(), both.tensor());
+        // One dimension is divided in two halves, more are rows of two.
+        let (behind, stride) = if across == 0 {
+            (half, 1)
+        } else {
+            (width, 2 * width)
+        };
+        Ok([
+            (
+                tensor.narrow(across, 0, half).map_err(failed)?,
+                (first, stride),
+            ),
+            (
+                tensor.narrow(across, half, half).map_err(failed)?,
+                (first.plus(behind, self.numbers), stride),
+            ),
+        ])
     }
 }
 

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::OP;
 use crate::{
-    cuda::{Gpu, Grid, Source},
+    cuda::{Gated, Gpu, Source},
     error::Result,
     gelu::Approximation,
 };
@@ -23,23 +23,15 @@ pub(super) fn forward(
     up: &Tensor,
     approximation: Approximation,
 ) -> Result<Tensor> {
-    let (numbers, shape) = (OP.numbers("gate", gate)?, gate.dims());
-    let gate = OP.resident(gpu, "gate", gate, numbers, shape)?;
-    let up = OP.resident(gpu, "up", up, numbers, shape)?;
-    let y = gpu.empty(OP, numbers, shape)?;
-    let count = shape.iter().product::<usize>();
-    let kernel = gpu.kernel(OP, &SOURCE, numbers, approximation.forward_kernel())?;
-    let args = [
-        (&gate).into(),
-        (&up).into(),
-        (&y).into(),
-        (count as u64).into(),
-    ];
-    // SAFETY: three tensors of `count` elements.
-    unsafe { kernel.launch(Grid::of_elements(count, numbers), &args)? };
+    let gated = Gated::read(gpu, OP, &[("gate", gate), ("up", up)])?;
+    let (y, stride) = gated.output(gpu, gate.dims())?;
+    let kernel = (&SOURCE, approximation.forward_kernel());
+    // SAFETY: the kernel takes two and writes one.
+    unsafe { gated.launch(gpu, kernel, &[(y.address(), stride)])? };
     Ok(y.into_tensor())
 }
 
+/// Both gradients lie side by side.
 pub(super) fn backward(
     gpu: &Gpu,
     dy: &Tensor,
@@ -47,23 +39,10 @@ pub(super) fn backward(
     up: &Tensor,
     approximation: Approximation,
 ) -> Result<(Tensor, Tensor)> {
-    let (numbers, shape) = (OP.numbers("gate", gate)?, gate.dims());
-    let dy = OP.resident(gpu, "dy", dy, numbers, shape)?;
-    let gate = OP.resident(gpu, "gate", gate, numbers, shape)?;
-    let up = OP.resident(gpu, "up", up, numbers, shape)?;
-    let dgate = gpu.empty(OP, numbers, shape)?;
-    let dup = gpu.empty(OP, numbers, shape)?;
-    let count = shape.iter().product::<usize>();
-    let kernel = gpu.kernel(OP, &SOURCE, numbers, approximation.backward_kernel())?;
-    let args = [
-        (&dy).into(),
-        (&gate).into(),
-        (&up).into(),
-        (&dgate).into(),
-        (&dup).into(),
-        (count as u64).into(),
-    ];
-    // SAFETY: five tensors of `count` elements.
-    unsafe { kernel.launch(Grid::of_elements(count, numbers), &args)? };
-    Ok((dgate.into_tensor(), dup.into_tensor()))
+    let gated = Gated::read(gpu, OP, &[("dy", dy), ("gate", gate), ("up", up)])?;
+    let [(dgate, to_gate), (dup, to_up)] = gated.pair(gpu, gate.dims())?;
+    let kernel = (&SOURCE, approximation.backward_kernel());
+    // SAFETY: the kernel takes three and writes two.
+    unsafe { gated.launch(gpu, kernel, &[to_gate, to_up])? };
+    Ok((dgate, dup))
 }

@@ -3,12 +3,13 @@
 
 constexpr u32 WARPS = 8;
 
-// partials[blocks, columns]: sums of the columns of dy[rows, columns] over `block_rows` rows each. A
-// lane has ROW_VECTOR columns, a warp every eighth row.
+// partials[blocks, columns]: sums of the columns of dy[rows, columns], rows of which begin every `stride`
+// elements, over `block_rows` rows each. A lane has ROW_VECTOR columns, a warp every eighth row.
 //
 // Grid: [ceil(columns / (32 * ROW_VECTOR)), blocks]; block: 256.
 extern "C" __global__ void __launch_bounds__(256)
-    sum_rows(const element *dy, float *partials, u32 rows, u32 columns, u32 block_rows) {
+    sum_rows(const element *dy, float *partials, u32 rows, u32 columns, u32 stride,
+             u32 block_rows) {
     __shared__ float shared[WARPS][WARP * ROW_VECTOR];
     u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     u32 column = (blockIdx.x * WARP + lane) * ROW_VECTOR;
@@ -16,7 +17,7 @@ extern "C" __global__ void __launch_bounds__(256)
     float sums[ROW_VECTOR] = {};
     if (column < columns) {
         for (u32 row = first + warp; row < end; row += WARPS) {
-            Vector<element, ROW_VECTOR> values = load_vector<ROW_VECTOR>(dy + (u64)row * columns + column);
+            Vector<element, ROW_VECTOR> values = load_vector<ROW_VECTOR>(dy + (u64)row * stride + column);
 #pragma unroll
             for (u32 i = 0; i < ROW_VECTOR; i++) {
                 sums[i] += widen(values.at[i]);

@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 use cordee_memory::DType;
 
-use super::{OP, Table};
+use super::{OP, Table, To};
 use crate::{
     cuda::{Arg, Blocks, Gpu, Resident, RowVector, Source},
     error::{OpError, Result},
@@ -15,32 +15,47 @@ pub(crate) static SOURCE: Source = Source {
     text: include_str!("kernels.cu"),
 };
 
-/// `x` is `[tokens, heads, head_dim]`; `direction` is 1 or -1.
+/// How far, which way, and where to.
+pub(super) struct Turn<'a> {
+    pub(super) table: &'a Table,
+    /// 1 or -1.
+    pub(super) direction: f64,
+    pub(super) to: To,
+}
+
+/// `x` is `[tokens, heads, head_dim]`, and may be a part of wider rows.
 pub(super) fn rotate(
     gpu: &Gpu,
     x: &Tensor,
     sequences: Sequences<'_>,
-    table: &Table,
-    direction: f64,
+    turn: &Turn<'_>,
     [tokens, heads]: [usize; 2],
 ) -> Result<Tensor> {
+    let table = turn.table;
     let (numbers, half) = (OP.numbers("x", x)?, table.head_dim() / 2);
     let shape = [tokens, heads, table.head_dim()];
-    let x = OP.resident(gpu, "x", x, numbers, &shape)?;
-    let y = gpu.empty(OP, numbers, &shape)?;
+    let x = OP.rows(gpu, "x", x, numbers, &shape)?;
+    let new = match turn.to {
+        To::New => Some(gpu.empty(OP, numbers, &shape)?),
+        To::Itself => None,
+    };
+    let (y, y_stride) = match &new {
+        Some(new) => (new.address(), heads * 2 * half),
+        None => (x.address(), x.stride()),
+    };
     let waves = table.on_gpu(gpu)?;
     let sines = waves
         .address()
         .plus(table.max_positions() * half, DType::F32);
     let (positions, len) = positions(gpu, sequences, tokens)?;
 
-    let vector = RowVector::new(numbers, &[half], &[x.address(), waves.address(), sines]);
+    let widths = [half, x.stride()];
+    let vector = RowVector::new(numbers, &widths, &[x.address(), y, waves.address(), sines]);
     let kernel = gpu.kernel_with(OP, &SOURCE, numbers, vector.definitions(), "rotate")?;
     let blocks = Blocks::new(tokens, heads * half / vector.count());
-    let stride = (heads * 2 * half) as u64;
     let args: [Arg; 13] = [
-        (&x).into(),
-        (&y).into(),
+        x.address().into(),
+        y.into(),
         (&waves).into(),
         sines.into(),
         positions.as_ref().map(Resident::address).into(),
@@ -48,14 +63,15 @@ pub(super) fn rotate(
         (len as u32).into(),
         (heads as u32).into(),
         (half as u32).into(),
-        stride.into(),
-        stride.into(),
+        (x.stride() as u64).into(),
+        (y_stride as u64).into(),
         (blocks.rows as u32).into(),
-        (direction as f32).into(),
+        (turn.direction as f32).into(),
     ];
-    // SAFETY: x and y are [tokens, heads, 2 half], and no position is outside of the table.
+    // SAFETY: x and y are [tokens, heads, 2 half] with these strides, and no position is outside of the
+    // table.
     unsafe { kernel.launch(blocks.grid, &args)? };
-    Ok(y.into_tensor())
+    Ok(new.map_or_else(|| x.into_tensor(), Resident::into_tensor))
 }
 
 /// The position of each token; of rows of one length, that length instead.

@@ -30,26 +30,60 @@ const OP: Operator = Operator("rotary");
 pub fn apply(x: &Tensor, sequences: Sequences<'_>, table: &Table) -> Result<Tensor> {
     let mut timed = OP.timed(Pass::Forward);
     timed.does(Work::moved(2 * x.elem_count(), OP.dtype("x", x)?));
-    rotate(x, sequences, table, 1.0)
+    rotate(x, sequences, table, 1.0, To::New)
+}
+
+/// The same of an `x` that nobody reads any more: a GPU rotates it where it is, though it be a part of
+/// another tensor, which then has it rotated.
+pub fn apply_over(x: &Tensor, sequences: Sequences<'_>, table: &Table) -> Result<Tensor> {
+    let mut timed = OP.timed(Pass::Forward);
+    timed.does(Work::moved(2 * x.elem_count(), OP.dtype("x", x)?));
+    rotate(x, sequences, table, 1.0, To::Itself)
 }
 
 /// The gradient of the input of [`apply`] from that of its output: the rotation back.
 pub fn apply_backward(dy: &Tensor, sequences: Sequences<'_>, table: &Table) -> Result<Tensor> {
     let mut timed = OP.timed(Pass::Backward);
     timed.does(Work::moved(2 * dy.elem_count(), OP.dtype("x", dy)?));
-    rotate(dy, sequences, table, -1.0)
+    rotate(dy, sequences, table, -1.0, To::New)
+}
+
+/// The same of a `dy` that nobody reads any more, as [`apply_over`] has it.
+pub fn apply_backward_over(dy: &Tensor, sequences: Sequences<'_>, table: &Table) -> Result<Tensor> {
+    let mut timed = OP.timed(Pass::Backward);
+    timed.does(Work::moved(2 * dy.elem_count(), OP.dtype("x", dy)?));
+    rotate(dy, sequences, table, -1.0, To::Itself)
+}
+
+/// Where what was rotated goes; on the host always to new memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum To {
+    New,
+    Itself,
 }
 
 /// Rotates by the table's angles times `direction`, which is 1 or -1.
-fn rotate(x: &Tensor, sequences: Sequences<'_>, table: &Table, direction: f64) -> Result<Tensor> {
+fn rotate(
+    x: &Tensor,
+    sequences: Sequences<'_>,
+    table: &Table,
+    direction: f64,
+    to: To,
+) -> Result<Tensor> {
     let head_dim = table.head_dim();
     let [tokens, heads, _] = OP.sizes("x", x.dims(), "[tokens, heads, head_dim]")?;
     sequences.expect(OP, tokens)?;
     check_positions(sequences, tokens, table.max_positions())?;
     #[cfg(feature = "cuda")]
     if let Some(gpu) = Gpu::of(x) {
-        return cuda::rotate(&gpu, x, sequences, table, direction, [tokens, heads]);
+        let turn = cuda::Turn {
+            table,
+            direction,
+            to,
+        };
+        return cuda::rotate(&gpu, x, sequences, &turn, [tokens, heads]);
     }
+    let _ = to;
     let shape = [tokens, heads, head_dim];
     with_float!(OP.dtype("x", x)?, T => {
         let x = OP.tensor::<T>("x", x, &shape)?;

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::OP;
 use crate::{
-    cuda::{Gpu, Grid, Source},
+    cuda::{Gated, Gpu, Source},
     error::Result,
 };
 
@@ -14,46 +14,23 @@ pub(crate) static SOURCE: Source = Source {
 };
 
 pub(super) fn forward(gpu: &Gpu, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    let (numbers, shape) = (OP.numbers("gate", gate)?, gate.dims());
-    let gate = OP.resident(gpu, "gate", gate, numbers, shape)?;
-    let up = OP.resident(gpu, "up", up, numbers, shape)?;
-    let y = gpu.empty(OP, numbers, shape)?;
-    let count = shape.iter().product::<usize>();
-    let kernel = gpu.kernel(OP, &SOURCE, numbers, "forward")?;
-    let args = [
-        (&gate).into(),
-        (&up).into(),
-        (&y).into(),
-        (count as u64).into(),
-    ];
-    // SAFETY: three tensors of `count` elements.
-    unsafe { kernel.launch(Grid::of_elements(count, numbers), &args)? };
+    let gated = Gated::read(gpu, OP, &[("gate", gate), ("up", up)])?;
+    let (y, stride) = gated.output(gpu, gate.dims())?;
+    // SAFETY: the kernel takes two and writes one.
+    unsafe { gated.launch(gpu, (&SOURCE, "forward"), &[(y.address(), stride)])? };
     Ok(y.into_tensor())
 }
 
+/// Both gradients lie side by side.
 pub(super) fn backward(
     gpu: &Gpu,
     dy: &Tensor,
     gate: &Tensor,
     up: &Tensor,
 ) -> Result<(Tensor, Tensor)> {
-    let (numbers, shape) = (OP.numbers("gate", gate)?, gate.dims());
-    let dy = OP.resident(gpu, "dy", dy, numbers, shape)?;
-    let gate = OP.resident(gpu, "gate", gate, numbers, shape)?;
-    let up = OP.resident(gpu, "up", up, numbers, shape)?;
-    let dgate = gpu.empty(OP, numbers, shape)?;
-    let dup = gpu.empty(OP, numbers, shape)?;
-    let count = shape.iter().product::<usize>();
-    let kernel = gpu.kernel(OP, &SOURCE, numbers, "backward")?;
-    let args = [
-        (&dy).into(),
-        (&gate).into(),
-        (&up).into(),
-        (&dgate).into(),
-        (&dup).into(),
-        (count as u64).into(),
-    ];
-    // SAFETY: five tensors of `count` elements.
-    unsafe { kernel.launch(Grid::of_elements(count, numbers), &args)? };
-    Ok((dgate.into_tensor(), dup.into_tensor()))
+    let gated = Gated::read(gpu, OP, &[("dy", dy), ("gate", gate), ("up", up)])?;
+    let [(dgate, to_gate), (dup, to_up)] = gated.pair(gpu, gate.dims())?;
+    // SAFETY: the kernel takes three and writes two.
+    unsafe { gated.launch(gpu, (&SOURCE, "backward"), &[to_gate, to_up])? };
+    Ok((dgate, dup))
 }

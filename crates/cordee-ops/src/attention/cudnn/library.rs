@@ -96,6 +96,8 @@ pub(super) struct Shape {
     pub(super) compute_capability: u32,
     /// The log-sum-exp is `[heads, batch * seq]`, not `[batch, heads, seq]`.
     pub(super) heads_first: bool,
+    /// Elements from one token to the next of q, k and v. Their gradients lie side by side.
+    pub(super) strides: [usize; 3],
 }
 
 impl Shape {
@@ -110,8 +112,14 @@ impl Shape {
         .map(|size| size as i64);
         let (queries, keys) = (heads * head_dim, kv_heads * head_dim);
         let mut token_strides = [queries; OPERANDS];
-        for operand in [Operand::K, Operand::V, Operand::Dk, Operand::Dv] {
-            token_strides[operand as usize] = keys;
+        for (operand, stride) in [Operand::Q, Operand::K, Operand::V]
+            .into_iter()
+            .zip(self.strides)
+        {
+            token_strides[operand as usize] = stride as i64;
+        }
+        for operand in [Operand::Dq, Operand::Dk, Operand::Dv] {
+            token_strides[operand as usize] = queries + 2 * keys;
         }
         let (lse_batch_stride, lse_head_stride) = if self.heads_first {
             (seq, batch * seq)

@@ -3,13 +3,13 @@
 use cordee_memory::DType;
 
 use super::{
-    super::{Attended, Gradients, OP, Sizes},
+    super::{Attended, Gradients, OP, Sizes, cuda::Beside},
     SOURCE,
     library::{Library, OPERANDS, Operand, Shape},
     plans::Planned,
 };
 use crate::{
-    cuda::{Gpu, Grid, Resident},
+    cuda::{Address, Gpu, Grid, Resident, Rows},
     error::{OpError, Result},
     sequences::Sequences,
 };
@@ -30,9 +30,9 @@ const OLDEST: (u32, u32) = (8, 0);
 pub(in crate::attention) struct Call<'a> {
     pub(in crate::attention) gpu: &'a Gpu,
     pub(in crate::attention) sizes: &'a Sizes,
-    pub(in crate::attention) q: &'a Resident,
-    pub(in crate::attention) k: &'a Resident,
-    pub(in crate::attention) v: &'a Resident,
+    pub(in crate::attention) q: &'a Rows,
+    pub(in crate::attention) k: &'a Rows,
+    pub(in crate::attention) v: &'a Rows,
     pub(in crate::attention) sequences: Sequences<'a>,
     pub(in crate::attention) window: Option<usize>,
     pub(in crate::attention) scale: f64,
@@ -49,7 +49,8 @@ pub(in crate::attention) fn forward(call: &Call<'_>) -> Result<Option<Attended>>
     let (gpu, sizes) = (call.gpu, call.sizes);
     let out = gpu.empty(OP, sizes.dtype, &sizes.queries())?;
     let lse = gpu.empty(OP, DType::F32, &sizes.lse())?;
-    call.run(&plan, shape, &[(Operand::Out, &out), (Operand::Lse, &lse)])?;
+    let written = [(Operand::Out, out.address()), (Operand::Lse, lse.address())];
+    call.run(&plan, shape, &written)?;
     let lse = if shape.heads_first {
         lse
     } else {
@@ -78,23 +79,18 @@ pub(in crate::attention) fn backward(
     let order = [shape.heads, shape.batch, shape.seq];
     let reordered = (!shape.heads_first).then(|| exchange(gpu, lse, order, sizes));
     let reordered = reordered.transpose()?;
-    let dq = gpu.empty(OP, sizes.dtype, &sizes.queries())?;
-    let dk = gpu.empty(OP, sizes.dtype, &sizes.keys())?;
-    let dv = gpu.empty(OP, sizes.dtype, &sizes.keys())?;
+    let beside = Beside::new(gpu, sizes)?;
+    let [dq, dk, dv] = beside.addresses;
     let operands = [
-        (Operand::Dout, dout),
-        (Operand::Out, out),
-        (Operand::Lse, reordered.as_ref().unwrap_or(lse)),
-        (Operand::Dq, &dq),
-        (Operand::Dk, &dk),
-        (Operand::Dv, &dv),
+        (Operand::Dout, dout.address()),
+        (Operand::Out, out.address()),
+        (Operand::Lse, reordered.as_ref().unwrap_or(lse).address()),
+        (Operand::Dq, dq),
+        (Operand::Dk, dk),
+        (Operand::Dv, dv),
     ];
     call.run(&plan, shape, &operands)?;
-    Ok(Some(Gradients {
-        dq: dq.into_tensor(),
-        dk: dk.into_tensor(),
-        dv: dv.into_tensor(),
-    }))
+    beside.finish(sizes).map(Some)
 }
 
 impl Call<'_> {
@@ -106,13 +102,17 @@ impl Call<'_> {
         };
         let (major, minor) = self.gpu.facts().compute_capability;
         let operands = [self.q, self.k, self.v];
-        let mut operands = operands.iter().chain(more);
+        let width = sizes.dtype.size_in_bytes() as u64;
+        let mut places = operands
+            .iter()
+            .flat_map(|rows| [rows.address().get(), rows.stride() as u64 * width])
+            .chain(more.iter().map(|operand| operand.address().get()));
         let fits = sizes.dtype == DType::Bf16
             && (major, minor) >= OLDEST
             && sizes.tokens > 0
             && seq.is_multiple_of(LENGTHS)
             && sizes.head_dim.is_multiple_of(HEADS)
-            && operands.all(|operand| operand.address().get().is_multiple_of(ALIGNMENT));
+            && places.all(|place| place.is_multiple_of(ALIGNMENT));
         if !fits {
             return None;
         }
@@ -129,20 +129,21 @@ impl Call<'_> {
             scale: self.scale.to_bits(),
             compute_capability: 10 * major + minor,
             heads_first: batch == 1 || library.reads_strided_lse(),
+            strides: operands.map(Rows::stride),
         };
         Some((library, shape))
     }
 
     /// Runs a plan on the inputs and the operands of its pass.
-    fn run(&self, plan: &Planned, shape: Shape, operands: &[(Operand, &Resident)]) -> Result<()> {
+    fn run(&self, plan: &Planned, shape: Shape, operands: &[(Operand, Address)]) -> Result<()> {
         let mut addresses = [0; OPERANDS];
         let inputs = [
-            (Operand::Q, self.q),
-            (Operand::K, self.k),
-            (Operand::V, self.v),
+            (Operand::Q, self.q.address()),
+            (Operand::K, self.k.address()),
+            (Operand::V, self.v.address()),
         ];
-        for (operand, resident) in inputs.iter().chain(operands) {
-            addresses[*operand as usize] = resident.address().get();
+        for (operand, address) in inputs.iter().chain(operands) {
+            addresses[*operand as usize] = address.get();
         }
         // Freed in the order of the stream, so that it need not live until the run is done.
         let words = plan.workspace().div_ceil(DType::F32.size_in_bytes());
