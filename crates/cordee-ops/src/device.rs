@@ -134,6 +134,25 @@ impl Device {
         }
     }
 
+    /// Algorithms that its library suggests for a product, at most; 1 on the host.
+    pub fn suggestions(&self) -> usize {
+        match &self.0 {
+            Place::Host => 1,
+            #[cfg(feature = "cuda")]
+            Place::Gpu(_) => Gpu::suggestions(),
+        }
+    }
+
+    /// Has products use the suggestion of this number from now on, or the last that there is, in place of
+    /// the first, which is number 0: for measuring what a search would gain. Sums are ordered otherwise.
+    pub fn take_suggestion(&self, index: usize) -> Result<()> {
+        match &self.0 {
+            Place::Host => Ok(()),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(gpu) => gpu.take_suggestion(index),
+        }
+    }
+
     /// Waits until all work that was asked for is done.
     pub fn synchronise(&self) -> Result<()> {
         match &self.0 {

@@ -102,6 +102,11 @@ pub struct BenchProduct {
     pub calls: u64,
     /// Seconds of one.
     pub seconds: f64,
+    /// Seconds by the fastest of the algorithms that the library suggests, the first of which is the one
+    /// that is used; the same on the host.
+    pub best_s: f64,
+    /// Its number among them, from 0 on.
+    pub best: u64,
 }
 
 /// A trace that was replayed.

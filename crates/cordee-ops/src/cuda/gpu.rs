@@ -15,8 +15,12 @@ use cordee_memory::{Buffer, DType, DeviceQueue, View};
 use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, DriverError, result, sys};
 
 use super::{
-    Address, Resident, driver_error, memory::GpuMemory, module::Modules, product::Blas,
-    queue::GpuQueue, words::Uploads,
+    Address, Resident, driver_error,
+    memory::GpuMemory,
+    module::Modules,
+    product::{Blas, CANDIDATES},
+    queue::GpuQueue,
+    words::Uploads,
 };
 use crate::{
     device::{GpuFacts, GpuMemoryUse, GpuOptions},
@@ -143,6 +147,17 @@ impl Gpu {
         let blas = Blas::new(self, op)?;
         // Where another thread was faster, its stays.
         Ok(self.0.blas.get_or_init(|| blas))
+    }
+
+    /// How many algorithms the library is asked for, for each product.
+    pub(crate) fn suggestions() -> usize {
+        CANDIDATES
+    }
+
+    /// Has products use the one of this number, or the last.
+    pub(crate) fn take_suggestion(&self, index: usize) -> Result<()> {
+        self.blas(Operator("product"))?.take_suggestion(index);
+        Ok(())
     }
 
     /// Waits until all work is done.

@@ -1,5 +1,6 @@
 //! Each product of matrices of a step by itself: what a step cannot be faster than as long as its
-//! products are these, and what they would gain if some were one.
+//! products are these, what they would gain if some were one, and what a search among the algorithms
+//! of the library would gain.
 
 use std::{ops::Range, time::Instant};
 
@@ -67,17 +68,20 @@ pub(super) fn products(
                 Write::Replace,
             )?)
         })?;
-        for (result, seconds) in [
+        for (result, took) in [
             ("forward", forward),
             ("input", of_input),
             ("weight", of_weight),
         ] {
+            let (best, best_s) = took.best();
             measured.push(BenchProduct {
                 name: shape.name.clone(),
                 result: result.to_owned(),
                 sizes: [n, input, output].map(|size| size as u64),
                 calls: (shape.calls * passes) as u64,
-                seconds,
+                seconds: took.0[0],
+                best_s,
+                best: best as u64,
             });
         }
     }
@@ -181,8 +185,12 @@ impl<'a> Operands<'a> {
         Ok(self.weight.view(0..input * output, &[output, input])?)
     }
 
-    /// Seconds of a call, of as many as make it out. What is read stays in caches, if it fits.
-    fn measure(&self, mut call: impl FnMut() -> Result<(), TrainError>) -> Result<f64, TrainError> {
+    /// Seconds of a call, by each of the algorithms that the library suggests for it. What is read stays
+    /// in caches, if it fits.
+    fn measure(
+        &self,
+        mut call: impl FnMut() -> Result<(), TrainError>,
+    ) -> Result<Took, TrainError> {
         let device = &self.compute.device;
         let mut rounds = |count: usize| {
             device.synchronise()?;
@@ -193,12 +201,30 @@ impl<'a> Operands<'a> {
             device.synchronise()?;
             Ok::<_, TrainError>(started.elapsed().as_secs_f64() / count as f64)
         };
-        // The first asks for an algorithm, and memory.
+        // The first asks for algorithms, and memory.
         rounds(1)?;
-        let once = rounds(1)?;
-        let count = (SECONDS / once).ceil().clamp(1.0, 1e4) as usize;
-        let measured = (0..ROUNDS).map(|_| rounds(count));
-        Ok(median(measured.collect::<Result<_, _>>()?))
+        let mut took = Vec::new();
+        for suggestion in 0..device.suggestions() {
+            device.take_suggestion(suggestion)?;
+            let once = rounds(1)?;
+            let count = (SECONDS / once).ceil().clamp(1.0, 1e4) as usize;
+            let measured = (0..ROUNDS).map(|_| rounds(count));
+            took.push(median(measured.collect::<Result<_, _>>()?));
+        }
+        device.take_suggestion(0)?;
+        Ok(Took(took))
+    }
+}
+
+/// Seconds by each algorithm.
+struct Took(Vec<f64>);
+
+impl Took {
+    /// The number of the fastest, and its seconds.
+    fn best(&self) -> (usize, f64) {
+        let numbered = self.0.iter().copied().enumerate();
+        let best = numbered.min_by(|(_, a), (_, b)| a.total_cmp(b));
+        best.expect("there is one at least")
     }
 }
 

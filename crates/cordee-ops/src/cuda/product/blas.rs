@@ -5,12 +5,15 @@
 //! its B; a bias, which it adds to columns, is then added to rows.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     ffi::c_void,
     fmt,
     mem::{MaybeUninit, size_of},
     ptr,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use cordee_memory::DType;
@@ -39,7 +42,7 @@ const WORKSPACE: usize = 32 << 20;
 
 /// Algorithms that are asked for. The first is used; the others are what a search by time would try,
 /// and what is left where the first turns out not to run.
-const CANDIDATES: usize = 8;
+pub(in crate::cuda) const CANDIDATES: usize = 8;
 
 /// The largest alignment that cuBLASLt asks about.
 const MOST_ALIGNED: u64 = 256;
@@ -49,6 +52,8 @@ pub(in crate::cuda) struct Blas {
     handle: sys::cublasLtHandle_t,
     workspace: CudaSlice<u8>,
     plans: Mutex<HashMap<Key, Plan>>,
+    /// Which of the algorithms is used: the first, but where one measures the others.
+    suggestion: AtomicUsize,
 }
 
 // SAFETY: handles and descriptors of cuBLASLt may be used from any thread; descriptors are changed
@@ -147,8 +152,8 @@ struct Plan {
     left: MatrixLayout,
     right: MatrixLayout,
     to: MatrixLayout,
-    /// The first is used.
-    algorithms: VecDeque<sys::cublasLtMatmulAlgo_t>,
+    /// The best first, as cuBLASLt has it.
+    algorithms: Vec<sys::cublasLtMatmulAlgo_t>,
 }
 
 type LibraryResult<T> = std::result::Result<T, CublasError>;
@@ -165,7 +170,13 @@ impl Blas {
             handle,
             workspace,
             plans: Mutex::default(),
+            suggestion: AtomicUsize::new(0),
         })
+    }
+
+    /// Has products use the algorithm of this number among those that were suggested, or the last.
+    pub(in crate::cuda) fn take_suggestion(&self, index: usize) {
+        self.suggestion.store(index, Ordering::Relaxed);
     }
 
     /// Asks for a product, no size of which is 0. False, and nothing was done, where cuBLASLt has no
@@ -193,12 +204,14 @@ impl Blas {
         plan.description
             .set_pointers(product.epilogue)
             .map_err(refused)?;
-        while let Some(algorithm) = plan.algorithms.front() {
+        let suggestion = self.suggestion.load(Ordering::Relaxed);
+        while let Some(last) = plan.algorithms.len().checked_sub(1) {
+            let index = suggestion.min(last);
             // SAFETY: the caller's word on addresses; the plan is that of the product.
-            match unsafe { self.run(gpu, product, plan, algorithm) } {
+            match unsafe { self.run(gpu, product, plan, &plan.algorithms[index]) } {
                 Ok(()) => return Ok(true),
                 Err(CublasError(Status::CUBLAS_STATUS_NOT_SUPPORTED)) => {
-                    plan.algorithms.pop_front();
+                    plan.algorithms.remove(index);
                 }
                 Err(error) => return Err(refused(error)),
             }
@@ -254,7 +267,7 @@ impl Blas {
             left: MatrixLayout::new(key.left)?,
             right: MatrixLayout::new(key.right)?,
             to: MatrixLayout::new(key.to)?,
-            algorithms: VecDeque::new(),
+            algorithms: Vec::new(),
         };
         // Where it would be refused with an error.
         if key.auxiliary_stride.is_multiple_of(8) {
@@ -268,7 +281,7 @@ impl Blas {
         &self,
         plan: &Plan,
         alignments: Alignments,
-    ) -> LibraryResult<VecDeque<sys::cublasLtMatmulAlgo_t>> {
+    ) -> LibraryResult<Vec<sys::cublasLtMatmulAlgo_t>> {
         let preference = Preferences::new()?;
         preference.set(
             Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
@@ -325,7 +338,7 @@ impl Blas {
             )
         };
         match status.result() {
-            Err(CublasError(Status::CUBLAS_STATUS_NOT_SUPPORTED)) => return Ok(VecDeque::new()),
+            Err(CublasError(Status::CUBLAS_STATUS_NOT_SUPPORTED)) => return Ok(Vec::new()),
             other => other?,
         }
         let algorithms = found.into_iter().take(count as usize).filter_map(|found| {

@@ -8,7 +8,7 @@ mod tests;
 
 use cordee_memory::DType;
 
-pub(super) use blas::Blas;
+pub(super) use blas::{Blas, CANDIDATES};
 
 use super::{Address, Gpu};
 use crate::{error::Result, matrix::Write, operand::Operator};
