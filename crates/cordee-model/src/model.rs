@@ -2,11 +2,10 @@
 
 use candle_core::Tensor;
 use cordee_config::ModelConfig;
-use cordee_memory::{Buffer, DType, Layout, View, ViewMut};
-use cordee_ops::random::{self, Stream};
+use cordee_memory::{Buffer, DType, Layout, View};
 
 use crate::{
-    Context, Embedding, Head, Init, Keep, ModelError, Parameter, Saved, Segment, Weights,
+    Context, Embedding, Head, Keep, ModelError, Parameter, Saved, Segment, Weights,
     families::blocks,
 };
 
@@ -142,24 +141,8 @@ impl Model {
         seed: u64,
     ) -> Result<(), ModelError> {
         for (parameter, slot) in self.parameters.iter().zip(layout.slots()) {
-            let mut view = buffer.slot_view_mut(slot)?;
-            match parameter.init {
-                Init::Normal { std } => {
-                    random::normal_fill(&mut view, Stream::named(seed, &parameter.name), std)?;
-                }
-                Init::Ones => fill_with_ones(&mut view)?,
-                Init::Zeros => view.fill_zero()?,
-            }
+            parameter.initialise(&mut buffer.slot_view_mut(slot)?, seed, 0)?;
         }
         Ok(())
     }
-}
-
-fn fill_with_ones(view: &mut ViewMut<'_>) -> Result<(), ModelError> {
-    match view.dtype() {
-        DType::Bf16 => view.as_mut_slice()?.fill(half::bf16::ONE),
-        DType::F32 => view.as_mut_slice::<f32>()?.fill(1.0),
-        DType::F64 => view.as_mut_slice::<f64>()?.fill(1.0),
-    }
-    Ok(())
 }

@@ -1,5 +1,13 @@
 //! What a parameter is called, its shape, and how it starts.
 
+use cordee_memory::ViewMut;
+use cordee_ops::{
+    random::{self, Stream},
+    transfer,
+};
+
+use crate::ModelError;
+
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
@@ -36,6 +44,25 @@ impl Parameter {
             init,
             transposed: false,
         }
+    }
+
+    /// Writes the initial values of the elements from `first` on to `part`, wherever that is. Each depends
+    /// on the seed, the parameter's name and its own index alone.
+    pub fn initialise(
+        &self,
+        part: &mut ViewMut<'_>,
+        seed: u64,
+        first: usize,
+    ) -> Result<(), ModelError> {
+        match self.init {
+            Init::Normal { std } => {
+                let stream = Stream::named(seed, &self.name);
+                random::normal_fill(part, stream, first as u64, std)?;
+            }
+            Init::Ones => transfer::fill(part, 1.0)?,
+            Init::Zeros => part.fill_zero()?,
+        }
+        Ok(())
     }
 
     /// Number of elements.

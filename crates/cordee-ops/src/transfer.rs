@@ -78,6 +78,34 @@ fn add_on_host<T: Element + WithDType>(view: &mut ViewMut<'_>, tensor: &Tensor) 
     Ok(())
 }
 
+/// Sets every element of memory to `value`, on the device that it is on.
+pub fn fill(view: &mut ViewMut<'_>, value: f32) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of_view(&view.as_view()) {
+        const THREADS: usize = 256;
+        let (numbers, count) = (OP.numbers_of_view("view", &view.as_view())?, view.len());
+        let shape = view.shape().to_vec();
+        let elements = OP.parameter_mut(&gpu, "view", view, numbers, &shape)?;
+        let kernel = gpu.kernel(OP, &SOURCE, numbers, "fill")?;
+        let grid = Grid::new(count.div_ceil(THREADS), THREADS);
+        let args: [Arg; 3] = [elements.into(), (count as u64).into(), value.into()];
+        // SAFETY: an array of `count` elements, and a thread for each.
+        return unsafe { kernel.launch(grid, &args) };
+    }
+    match view.dtype() {
+        DType::Bf16 => {
+            let value = half::bf16::from_f32(value);
+            view.as_mut_slice().map(|elements| elements.fill(value))
+        }
+        DType::F32 => view.as_mut_slice().map(|elements| elements.fill(value)),
+        DType::F64 => {
+            let value = f64::from(value);
+            view.as_mut_slice().map(|elements| elements.fill(value))
+        }
+    }
+    .map_err(memory_error)
+}
+
 /// The elements of a tensor of any shape, wherever it is. Waits for the device, if it is on one.
 pub fn to_vec(tensor: &Tensor) -> Result<Vec<f32>> {
     let host = tensor.to_device(&TensorDevice::Cpu).map_err(tensor_error)?;

@@ -190,6 +190,7 @@ fn normals(count: usize) -> Result<Vec<f32>> {
     normal_fill(
         &mut drawn.view_mut(0..len, &[len])?,
         Stream::named(0, "smoke"),
+        0,
         1.0,
     )?;
     let drawn = drawn.as_slice::<f32>()?;

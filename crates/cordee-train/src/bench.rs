@@ -73,9 +73,7 @@ fn measure(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchRepor
     let model = Model::new(&config.model, bench.vocab_size, config.data.seq_len)?;
     let recompute = config.train.recompute;
     let mut learner = Learner::new(&model, bench.compute, recompute, &config.parallel, group)?;
-    learner
-        .state
-        .fill_parameters(|layout, buffer| model.initialise(layout, buffer, config.train.seed))?;
+    learner.state.initialise(&model, config.train.seed)?;
 
     let device = &bench.compute.device;
     // Steps of a GPU are not told apart into their parts while they are measured: that would have the

@@ -108,6 +108,9 @@ pub(crate) fn check_replicas(
     state: &TrainState,
     group: &mut dyn ProcessGroup,
 ) -> Result<(), TrainError> {
+    if group.world_size() == 1 {
+        return Ok(());
+    }
     let hashes = group.gather_bytes(replica_hash(state)?.as_bytes())?;
     let odd: Vec<String> = (1..hashes.len())
         .filter(|&rank| hashes[rank] != hashes[0])
@@ -248,9 +251,11 @@ impl Checkpoints {
             return Ok(abandoned);
         }
         let temporary = checkpoint::temporary_path(&self.dir, step);
-        let (snapshot, hash) = (Snapshot::of(state, &self.status)?, replica_hash(state)?);
+        let snapshot = Snapshot::of(state, &self.status)?;
+        // One rank agrees with itself.
+        let hash = (group.world_size() > 1).then(|| replica_hash(state));
         let written = self
-            .write_share(&temporary, rank, &snapshot, hash)
+            .write_share(&temporary, rank, &snapshot, hash.transpose()?)
             .map_err(Refusal::from);
         if let Some(abandoned) = self.agree(step, written, group)? {
             return Ok(abandoned);
@@ -323,17 +328,10 @@ impl Checkpoints {
         temporary: &Path,
         rank: usize,
         snapshot: &Snapshot<'_>,
-        hash: String,
+        hash: Option<String>,
     ) -> Result<(), CheckpointError> {
-        checkpoint::write_shard(
-            temporary,
-            rank,
-            &self.plan,
-            snapshot,
-            Some(hash),
-            self.piece_size,
-        )
-        .map(drop)
+        checkpoint::write_shard(temporary, rank, &self.plan, snapshot, hash, self.piece_size)
+            .map(drop)
     }
 
     fn commit(

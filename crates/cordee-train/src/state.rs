@@ -143,6 +143,20 @@ impl TrainState {
         self.rounded.as_ref().unwrap_or(&self.parameters)
     }
 
+    /// Writes the weights that `model` begins with, where they are: each element depends on the seed and
+    /// on its place alone, so that nobody need have all of them.
+    pub(crate) fn initialise(&mut self, model: &Model, seed: u64) -> Result<(), TrainError> {
+        let parameters = model.parameters();
+        for (index, part, place) in self.parameters_held.tensors(&self.layout) {
+            let mut view = self.parameters.view_mut(place, &[part.len()])?;
+            parameters[index].initialise(&mut view, seed, part.start)?;
+        }
+        if let Some(rounded) = &mut self.rounded {
+            model.initialise(&self.layout, rounded, seed)?;
+        }
+        Ok(())
+    }
+
     /// Has `fill` write all weights, in `f32`.
     pub(crate) fn fill_parameters<E>(
         &mut self,

@@ -145,9 +145,7 @@ impl<'a> Trainer<'a> {
                 state
                     .fill_parameters(|layout, buffer| weights::load(dir, model, layout, buffer))?;
             }
-            (None, None) => state.fill_parameters(|layout, buffer| {
-                model.initialise(layout, buffer, config.train.seed)
-            })?,
+            (None, None) => state.initialise(model, config.train.seed)?,
         }
         check_replicas(state, learner.group)?;
         let first_step = state.step;

@@ -10,7 +10,10 @@ use crate::{
 
 pub(crate) static SOURCE: Source = Source {
     name: "adamw",
-    text: include_str!("kernels.cu"),
+    text: concat!(
+        include_str!("../random/philox.cuh"),
+        include_str!("kernels.cu")
+    ),
 };
 
 /// Threads of a block, and parameters of a thread.

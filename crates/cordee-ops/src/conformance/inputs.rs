@@ -16,7 +16,7 @@ const OP: Operator = Operator("conformance");
 pub(crate) fn normals(name: &str, count: usize) -> Vec<f64> {
     let mut values = vec![0.0_f32; count];
     let mut view = view_mut(&mut values, &[count]);
-    normal_fill(&mut view, Stream::named(0, name), 1.0).expect("1 is a standard deviation");
+    normal_fill(&mut view, Stream::named(0, name), 0, 1.0).expect("1 is a standard deviation");
     values.into_iter().map(f64::from).collect()
 }
 

@@ -2,10 +2,7 @@
 
 use cordee_memory::DType;
 
-use super::{
-    Bounds, Case, Compared, Setting,
-    inputs::{normals, view_mut, wide},
-};
+use super::{Bounds, Case, Compared, Setting, inputs::normals};
 use crate::{
     adamw::{self, AdamW, Bf16State, Chances, State},
     error::Result,
@@ -29,11 +26,8 @@ pub(super) fn cases() -> Vec<Case> {
         |name, count: usize| Case::new("adamw", name, ADAMW, move |on| three_steps(on, count));
     let norm =
         |name, count: usize| Case::new("gradient_norm", name, NORM, move |on| squares(on, count));
-    // It fills memory before there are steps.
-    let fill = |name, count: usize| {
-        Case::new("random", name, RANDOM, move |_| deviates(count))
-            .only(|on| on.device.facts().is_none())
-    };
+    let fill =
+        |name, count: usize| Case::new("random", name, RANDOM, move |on| deviates(on, count));
     vec![
         norm("1", 1),
         norm("50021", 50_021),
@@ -147,14 +141,19 @@ fn squares(on: &Setting, count: usize) -> Result<Vec<Compared>> {
     ])
 }
 
-fn deviates(count: usize) -> Result<Vec<Compared>> {
+fn deviates(on: &Setting, count: usize) -> Result<Vec<Compared>> {
     let (stream, std) = (Stream::new(7, 3), 0.02);
-    let mut found = vec![0.0_f32; count];
-    random::normal_fill(&mut view_mut(&mut found, &[count]), stream, std)?;
-    let expected = (0..count as u64).map(|index| random::reference::normal(stream, index, std));
-    Ok(vec![Compared::new(
-        "values",
-        wide(&found),
-        expected.collect(),
-    )])
+    let expected = |first: u64| {
+        let places = first..first + count as u64;
+        places.map(|index| random::reference::normal(stream, index, std))
+    };
+    let found = |first: u64| {
+        let mut held = on.state(&vec![0.0; count], &[count])?;
+        random::normal_fill(&mut held.view_mut(), stream, first, std)?;
+        held.values()
+    };
+    Ok(vec![
+        Compared::new("values", found(0)?, expected(0).collect()),
+        Compared::new("values from the 6th on", found(6)?, expected(6).collect()),
+    ])
 }

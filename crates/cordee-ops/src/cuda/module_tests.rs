@@ -3,7 +3,7 @@ use std::{fs, path::Path};
 use super::{DType, Operator, PRELUDE, Source, compile, read_image, write_image};
 use crate::{
     adamw, attention, cuda, embedding, geglu, gelu, gradient_norm, head, layer_norm, linear,
-    residual, rms_norm, rotary, swiglu, transfer,
+    random, residual, rms_norm, rotary, swiglu, transfer,
 };
 
 /// Definitions that a source is compiled with.
@@ -43,6 +43,7 @@ fn sources() -> Vec<(&'static Source, &'static [Variant], &'static [DType])> {
         (&head::cuda::SOURCE, PLAIN, BOTH),
         (&layer_norm::cuda::SOURCE, OF_ROWS, BOTH),
         (&linear::cuda::SOURCE, OF_ROWS, BOTH),
+        (&random::cuda::SOURCE, PLAIN, BOTH),
         (&residual::cuda::SOURCE, PLAIN, BOTH),
         (&rms_norm::cuda::SOURCE, OF_ROWS, BOTH),
         (&rotary::cuda::SOURCE, OF_ROWS, BOTH),

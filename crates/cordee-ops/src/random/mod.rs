@@ -2,6 +2,8 @@
 //! alone, never on what was drawn before or on which thread draws it.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod philox;
 pub(crate) mod reference;
 #[cfg(test)]
@@ -9,6 +11,8 @@ mod tests;
 
 use cordee_memory::ViewMut;
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Gpu;
 use crate::{
     error::{OpError, Result},
     operand::{Operator, with_float},
@@ -52,9 +56,9 @@ impl Stream {
     }
 }
 
-/// Fills `values` with normal deviates of mean 0 and standard deviation `std`, element i from the
-/// i-th number of the stream.
-pub fn normal_fill(values: &mut ViewMut<'_>, stream: Stream, std: f64) -> Result<()> {
+/// Fills `values` with normal deviates of mean 0 and standard deviation `std`: element i is deviate
+/// `first` + i of the stream. On a GPU `bf16` or `f32`.
+pub fn normal_fill(values: &mut ViewMut<'_>, stream: Stream, first: u64, std: f64) -> Result<()> {
     let _timed = OP.timed(Pass::Forward);
     if !(std.is_finite() && std >= 0.0) {
         let expected = "a number that is 0 or more";
@@ -65,9 +69,14 @@ pub fn normal_fill(values: &mut ViewMut<'_>, stream: Stream, std: f64) -> Result
             expected,
         });
     }
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = Gpu::of_view(&values.as_view()) {
+        return cuda::normal_fill(&gpu, values, stream, first, std);
+    }
     let shape = values.shape().to_vec();
     with_float!(values.dtype(), T => {
-        cpu::normal_fill(OP.gradient::<T>("values", values, &shape)?, stream, std);
+        let values = OP.gradient::<T>("values", values, &shape)?;
+        cpu::normal_fill(values, stream, first, std);
         Ok(())
     })
 }

@@ -9,7 +9,7 @@ use crate::{
 fn fill<T: Float>(count: usize, stream: Stream, std: f64) -> Vec<T> {
     let mut values = vec![T::ZERO; count];
     let mut view = ViewMut::from_slice(&mut values, &[count]).unwrap();
-    normal_fill(&mut view, stream, std).unwrap();
+    normal_fill(&mut view, stream, 0, std).unwrap();
     values
 }
 
@@ -68,6 +68,26 @@ fn an_element_depends_on_its_place_alone() {
     assert_thread_independent(|| vec![("values", widen(&fill::<f32>(20_000, stream, 1.0)))]);
 }
 
+/// Whoever fills a part gets what the whole has there.
+#[test]
+fn a_part_is_filled_from_its_first() {
+    let stream = Stream::named(3, "weights");
+    let whole = fill::<f32>(9_000, stream, 0.02);
+    for (first, count) in [
+        (0, 3),
+        (1, 1),
+        (3, 2),
+        (6, 4_099),
+        (4_097, 4_903),
+        (8_999, 1),
+    ] {
+        let mut part = vec![0.0_f32; count];
+        let mut view = ViewMut::from_slice(&mut part, &[count]).unwrap();
+        normal_fill(&mut view, stream, first as u64, 0.02).unwrap();
+        assert_eq!(part, whole[first..first + count], "{count} from {first}");
+    }
+}
+
 #[test]
 fn deviates_have_the_moments_of_the_normal_distribution() {
     let values = fill::<f64>(400_000, Stream::new(1, 2), 2.0);
@@ -94,7 +114,7 @@ fn deviates_have_the_moments_of_the_normal_distribution() {
 fn a_negative_deviation_is_refused() {
     let mut values = [0.0_f32; 4];
     let mut view = ViewMut::from_slice(&mut values, &[4]).unwrap();
-    let error = normal_fill(&mut view, Stream::new(0, 0), -0.5)
+    let error = normal_fill(&mut view, Stream::new(0, 0), 0, -0.5)
         .unwrap_err()
         .to_string();
     assert_eq!(
