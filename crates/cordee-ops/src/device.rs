@@ -147,7 +147,10 @@ impl Device {
     /// the first, which is number 0: for measuring what a search would gain. Sums are ordered otherwise.
     pub fn take_suggestion(&self, index: usize) -> Result<()> {
         match &self.0 {
-            Place::Host => Ok(()),
+            Place::Host => {
+                let _ = index;
+                Ok(())
+            }
             #[cfg(feature = "cuda")]
             Place::Gpu(gpu) => gpu.take_suggestion(index),
         }

@@ -156,11 +156,6 @@ pub(super) fn single(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&value| value as f32).collect()
 }
 
-/// The same numbers in `f64`.
-pub(super) fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|&value| f64::from(value)).collect()
-}
-
 /// The numbers of a tensor, wherever it is.
 pub(super) fn values(tensor: &Tensor) -> Result<Vec<f64>> {
     tensor
