@@ -180,6 +180,18 @@ impl<'a> Snapshot<'a> {
     }
 }
 
+impl Snapshot<'_> {
+    /// Of all of it.
+    fn hash(&self) -> String {
+        let parts: Vec<&[u8]> = self
+            .tensors
+            .iter()
+            .map(|tensors| &tensors.bytes[..])
+            .collect();
+        checkpoint::hash_memory(&parts)
+    }
+}
+
 impl TensorSource for Snapshot<'_> {
     fn copy_bytes(&self, tensor: &str, offset: u64, out: &mut [u8]) -> Result<(), String> {
         // A large share takes longer than a rank may be quiet.
@@ -252,8 +264,14 @@ impl Checkpoints {
         }
         let temporary = checkpoint::temporary_path(&self.dir, step);
         let snapshot = Snapshot::of(state, &self.status)?;
-        // One rank agrees with itself.
-        let hash = (group.world_size() > 1).then(|| replica_hash(state));
+        // One rank agrees with itself. What all ranks hold is in the snapshot, unless they share it out.
+        let hash = (group.world_size() > 1).then(|| {
+            if state.sharded {
+                replica_hash(state)
+            } else {
+                Ok(snapshot.hash())
+            }
+        });
         let written = self
             .write_share(&temporary, rank, &snapshot, hash.transpose()?)
             .map_err(Refusal::from);
