@@ -1,5 +1,7 @@
 //! Activations and sums, element by element.
 
+use candle_core::Tensor;
+
 use super::{Bounds, Case, Compared, Setting, inputs::values};
 use crate::{
     error::Result,
@@ -43,6 +45,7 @@ pub(super) fn cases() -> Vec<Case> {
         ["exact, one", "tanh, one", "one"],
         ["exact, 231", "tanh, 231", "231"],
         ["exact, 50021", "tanh, 50021", "50021"],
+        ["exact, 101 x 48", "tanh, 101 x 48", "101 x 48"],
         ["exact, extremes", "tanh, extremes", "extremes"],
     ]
     .into_iter()
@@ -50,6 +53,7 @@ pub(super) fn cases() -> Vec<Case> {
         Input::Normal(1),
         Input::Normal(231),
         Input::Normal(50_021),
+        Input::Normal(101 * 48),
         Input::Extreme,
     ]);
     let mut cases = Vec::new();
@@ -106,8 +110,7 @@ fn gaussian_gate(
 ) -> Result<Vec<Compared>> {
     let gate = input.values(on);
     let (up, dy) = (on.normals("up", gate.len()), on.normals("dy", gate.len()));
-    let shape = [gate.len()];
-    let (fast_gate, fast_up) = (on.tensor(&gate, &shape)?, on.tensor(&up, &shape)?);
+    let (fast_gate, fast_up, shape) = beside(on, &gate, &up)?;
     let y = geglu::forward(&fast_gate, &fast_up, approximation)?;
     let fast_dy = on.tensor(&dy, &shape)?;
     let (dgate, dup) = geglu::backward(&fast_dy, &fast_gate, &fast_up, approximation)?;
@@ -123,8 +126,7 @@ fn gaussian_gate(
 fn swish_gate(on: &Setting, input: Input) -> Result<Vec<Compared>> {
     let gate = input.values(on);
     let (up, dy) = (on.normals("up", gate.len()), on.normals("dy", gate.len()));
-    let shape = [gate.len()];
-    let (fast_gate, fast_up) = (on.tensor(&gate, &shape)?, on.tensor(&up, &shape)?);
+    let (fast_gate, fast_up, shape) = beside(on, &gate, &up)?;
     let y = swiglu::forward(&fast_gate, &fast_up)?;
     let (dgate, dup) = swiglu::backward(&on.tensor(&dy, &shape)?, &fast_gate, &fast_up)?;
     let found = [values(&y)?, values(&dgate)?, values(&dup)?];
@@ -134,6 +136,22 @@ fn swish_gate(on: &Setting, input: Input) -> Result<Vec<Compared>> {
             swiglu::reference::slopes(gate[i], up[i]),
         )
     }))
+}
+
+/// Gate and up as rows, and their shape. Where they are more than one row, both are parts of the rows of
+/// one tensor, as a feed-forward layer has them.
+fn beside(on: &Setting, gate: &[f64], up: &[f64]) -> Result<(Tensor, Tensor, [usize; 2])> {
+    const WIDTH: usize = 48;
+    if !gate.len().is_multiple_of(WIDTH) {
+        let shape = [1, gate.len()];
+        return Ok((on.tensor(gate, &shape)?, on.tensor(up, &shape)?, shape));
+    }
+    let rows = gate.chunks_exact(WIDTH).zip(up.chunks_exact(WIDTH));
+    let both: Vec<f64> = rows.flat_map(|(gate, up)| [gate, up].concat()).collect();
+    let shape = [gate.len() / WIDTH, WIDTH];
+    let both = on.tensor(&both, &[shape[0], 2 * WIDTH])?;
+    let half = |column| both.narrow(1, column, WIDTH).expect("columns of it");
+    Ok((half(0), half(WIDTH), shape))
 }
 
 /// Of y, dgate and dup; `expected` gives the value at an index, and its slopes.

@@ -4,7 +4,10 @@ use candle_core::Tensor;
 use cordee_memory::DType;
 
 use super::{Address, Arg, Gpu, Grid, Resident, Rows, Source};
-use crate::{error::Result, operand::Operator};
+use crate::{
+    error::{OpError, Result},
+    operand::Operator,
+};
 
 /// Threads of a block where nothing asks for more.
 const THREADS: usize = 256;
@@ -171,11 +174,7 @@ impl Gated {
     ) -> Result<Self> {
         let (name, first) = operands[0];
         let (numbers, shape) = (op.numbers(name, first)?, first.dims());
-        let sizes = match shape {
-            [] => [1, 1],
-            [count] => [*count, 1],
-            [rows, width @ ..] => [*rows, width.iter().product()],
-        };
+        let sizes = op.sizes(name, shape, "[n, width] on a GPU")?;
         let read = operands
             .iter()
             .map(|(name, tensor)| op.rows(gpu, name, tensor, numbers, shape));
@@ -213,57 +212,34 @@ impl Gated {
         let mut args: Vec<Arg> = addresses.into_iter().map(Arg::from).collect();
         args.extend([rows, width].map(|size| Arg::from(size as u32)));
         args.extend(strides.iter().map(|&stride| Arg::from(stride as u32)));
-        let threads = rows * (width / vector.count());
-        assert!(u32::try_from(threads).is_ok(), "fewer elements than 2^32");
-        let grid = Grid::new(threads.div_ceil(THREADS), THREADS);
+        let threads = (rows * (width / vector.count())).next_multiple_of(THREADS);
+        assert!(
+            u32::try_from(threads).is_ok(),
+            "threads are counted in 32 bits"
+        );
+        let grid = Grid::new(threads / THREADS, THREADS);
         // SAFETY: a thread for each vector of the rows; the rest is the caller's word.
         unsafe { kernel.launch(grid, &args) }
     }
 
-    /// A new tensor of the operands' shape, for one output, and its row stride.
-    pub(crate) fn output(&self, gpu: &Gpu, shape: &[usize]) -> Result<(Resident, usize)> {
+    /// A new tensor for one output, and its row stride.
+    pub(crate) fn output(&self, gpu: &Gpu) -> Result<(Resident, usize)> {
         let [_, width] = self.sizes;
-        Ok((gpu.empty(self.op, self.numbers, shape)?, width))
+        Ok((gpu.empty(self.op, self.numbers, &self.sizes)?, width))
     }
 
-    /// A new tensor that has two of the operands' shape side by side, and both: so that who reads one and
-    /// the other reads one tensor. With each goes where it begins and its row stride.
-    pub(crate) fn pair(
-        &self,
-        gpu: &Gpu,
-        shape: &[usize],
-    ) -> Result<[(Tensor, (Address, usize)); 2]> {
-        let across = usize::from(shape.len() > 1);
-        let mut both = shape.to_vec();
-        let failed = |source| self.op.tensor_error(source);
-        let [_, width] = self.sizes;
-        let Some(size) = both.get_mut(across) else {
-            let one = || gpu.empty(self.op, self.numbers, shape);
-            let [first, second] = [one()?, one()?];
-            let places = [first.address(), second.address()];
-            let [a, b] = places.map(|address| (address, 1));
-            return Ok([(first.into_tensor(), a), (second.into_tensor(), b)]);
+    /// Two outputs side by side in the rows of a new tensor, so that who reads one and the other reads one
+    /// tensor. With each goes where it begins and its row stride.
+    pub(crate) fn pair(&self, gpu: &Gpu) -> Result<[(Tensor, (Address, usize)); 2]> {
+        let [rows, width] = self.sizes;
+        let both = gpu.empty(self.op, self.numbers, &[rows, 2 * width])?;
+        let half = |column| {
+            let half = both.tensor().narrow(1, column, width);
+            let half = half.map_err(|source| self.op.tensor_error(source))?;
+            let first = both.address().plus(column, self.numbers);
+            Ok::<_, OpError>((half, (first, 2 * width)))
         };
-        let half = *size;
-        *size *= 2;
-        let both = gpu.empty(self.op, self.numbers, &both)?;
-        let (first, tensor) = (both.address(), both.tensor());
-        // One dimension is divided in two halves, more are rows of two.
-        let (behind, stride) = if across == 0 {
-            (half, 1)
-        } else {
-            (width, 2 * width)
-        };
-        Ok([
-            (
-                tensor.narrow(across, 0, half).map_err(failed)?,
-                (first, stride),
-            ),
-            (
-                tensor.narrow(across, half, half).map_err(failed)?,
-                (first.plus(behind, self.numbers), stride),
-            ),
-        ])
+        Ok([half(0)?, half(width)?])
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) fn forward(
     approximation: Approximation,
 ) -> Result<Tensor> {
     let gated = Gated::read(gpu, OP, &[("gate", gate), ("up", up)])?;
-    let (y, stride) = gated.output(gpu, gate.dims())?;
+    let (y, stride) = gated.output(gpu)?;
     let kernel = (&SOURCE, approximation.forward_kernel());
     // SAFETY: the kernel takes two and writes one.
     unsafe { gated.launch(gpu, kernel, &[(y.address(), stride)])? };
@@ -40,7 +40,7 @@ pub(super) fn backward(
     approximation: Approximation,
 ) -> Result<(Tensor, Tensor)> {
     let gated = Gated::read(gpu, OP, &[("dy", dy), ("gate", gate), ("up", up)])?;
-    let [(dgate, to_gate), (dup, to_up)] = gated.pair(gpu, gate.dims())?;
+    let [(dgate, to_gate), (dup, to_up)] = gated.pair(gpu)?;
     let kernel = (&SOURCE, approximation.backward_kernel());
     // SAFETY: the kernel takes three and writes two.
     unsafe { gated.launch(gpu, kernel, &[to_gate, to_up])? };

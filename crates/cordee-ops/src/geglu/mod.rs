@@ -20,7 +20,8 @@ use crate::{
 
 const OP: Operator = Operator("geglu");
 
-/// gelu(`gate`) * `up`, element by element, for two tensors of one shape.
+/// gelu(`gate`) * `up`, element by element, for two tensors of one shape; on a GPU `[n, width]`, and parts
+/// of the rows of one tensor if they like.
 pub fn forward(gate: &Tensor, up: &Tensor, approximation: Approximation) -> Result<Tensor> {
     let mut timed = OP.timed(Pass::Forward);
     timed.does(Work::moved(3 * gate.elem_count(), OP.dtype("gate", gate)?));

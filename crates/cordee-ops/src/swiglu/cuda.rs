@@ -15,7 +15,7 @@ pub(crate) static SOURCE: Source = Source {
 
 pub(super) fn forward(gpu: &Gpu, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let gated = Gated::read(gpu, OP, &[("gate", gate), ("up", up)])?;
-    let (y, stride) = gated.output(gpu, gate.dims())?;
+    let (y, stride) = gated.output(gpu)?;
     // SAFETY: the kernel takes two and writes one.
     unsafe { gated.launch(gpu, (&SOURCE, "forward"), &[(y.address(), stride)])? };
     Ok(y.into_tensor())
@@ -29,7 +29,7 @@ pub(super) fn backward(
     up: &Tensor,
 ) -> Result<(Tensor, Tensor)> {
     let gated = Gated::read(gpu, OP, &[("dy", dy), ("gate", gate), ("up", up)])?;
-    let [(dgate, to_gate), (dup, to_up)] = gated.pair(gpu, gate.dims())?;
+    let [(dgate, to_gate), (dup, to_up)] = gated.pair(gpu)?;
     // SAFETY: the kernel takes three and writes two.
     unsafe { gated.launch(gpu, (&SOURCE, "backward"), &[to_gate, to_up])? };
     Ok((dgate, dup))
