@@ -1,5 +1,7 @@
 //! Attention: grouped queries, documents, windows.
 
+use candle_core::Tensor;
+
 use super::{Bounds, Case, Compared, Setting, inputs::values};
 use crate::{
     attention::{self, Inputs, reference::Reference},
@@ -181,6 +183,26 @@ fn wide_heads() -> Vec<Case> {
     ]
 }
 
+/// Queries, keys and values as parts of the rows of one tensor, as models have them: here where queries
+/// are grouped.
+fn beside(on: &Setting, of: [&[f64]; 3], call: &Call) -> Result<[Tensor; 3]> {
+    let heads = [call.heads, call.kv_heads, call.kv_heads];
+    let mut all = Vec::new();
+    for token in 0..call.tokens {
+        for (values, heads) in of.iter().zip(heads) {
+            let width = heads * call.head_dim;
+            all.extend_from_slice(&values[token * width..(token + 1) * width]);
+        }
+    }
+    let all = on.tensor(&all, &[call.tokens, heads.iter().sum(), call.head_dim])?;
+    let part = |first, count| all.narrow(1, first, count).expect("heads of it");
+    Ok([
+        part(0, call.heads),
+        part(call.heads, call.kv_heads),
+        part(call.heads + call.kv_heads, call.kv_heads),
+    ])
+}
+
 fn attend(on: &Setting, call: Call) -> Result<Vec<Compared>> {
     let queries = [call.tokens, call.heads, call.head_dim];
     let keys = [call.tokens, call.kv_heads, call.head_dim];
@@ -193,10 +215,19 @@ fn attend(on: &Setting, call: Call) -> Result<Vec<Compared>> {
     );
     let scale = 1.0 / (call.head_dim as f64).sqrt();
 
+    let [fast_q, fast_k, fast_v] = if call.heads > call.kv_heads {
+        beside(on, [&q, &k, &v], &call)?
+    } else {
+        [
+            on.tensor(&q, &queries)?,
+            on.tensor(&k, &keys)?,
+            on.tensor(&v, &keys)?,
+        ]
+    };
     let inputs = Inputs {
-        q: &on.tensor(&q, &queries)?,
-        k: &on.tensor(&k, &keys)?,
-        v: &on.tensor(&v, &keys)?,
+        q: &fast_q,
+        k: &fast_k,
+        v: &fast_v,
         scale,
         sequences: call.sequences,
         window: call.window,
