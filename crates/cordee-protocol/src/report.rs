@@ -98,7 +98,7 @@ pub struct BenchProduct {
     pub result: String,
     /// Rows of the input, its width, and that of the output.
     pub sizes: [u64; 3],
-    /// Times a step has it; 0 of what a step computes otherwise, and could compute so.
+    /// Times a step has it; 0 of what a step computes otherwise: as one with others, or each by itself.
     pub calls: u64,
     /// Seconds of one.
     pub seconds: f64,

@@ -44,7 +44,8 @@ pub(super) fn products(
     passes: usize,
 ) -> Result<Vec<BenchProduct>, TrainError> {
     let mut measured = Vec::new();
-    for shape in shapes(model, compute, tokens) {
+    let on_gpu = compute.device.facts().is_some();
+    for shape in shapes(model, compute.numbers, tokens, on_gpu) {
         let [n, input, output] = shape.sizes;
         let operands = Operands::new(compute, shape.sizes)?;
         let Operands { x, dy, .. } = &operands;
@@ -88,37 +89,48 @@ pub(super) fn products(
     Ok(measured)
 }
 
-/// Those of the blocks, by the names of the first that has them; those that could be one as one,
-/// which no step calls; those of the head for a chunk of logits.
-fn shapes(model: &Model, compute: &Compute, tokens: usize) -> Vec<Shape> {
+/// Those of the blocks, by the names of the first that has them, and those of the head for a chunk of
+/// logits. Of projections that read one input both ways: each by itself, as the host computes them, and as
+/// one, as a GPU does unless norms of heads come between; the other way has no calls.
+fn shapes(model: &Model, numbers: DType, tokens: usize, on_gpu: bool) -> Vec<Shape> {
     let mut shapes: Vec<Shape> = Vec::new();
     for block in &model.blocks {
-        let matrices = || block.parameters().iter().filter(|p| p.shape.len() == 2);
+        let parameters = block.parameters();
+        let named = |end: &str| parameters.iter().any(|it| it.name.ends_with(end));
+        let matrices = || parameters.iter().filter(|it| it.shape.len() == 2);
+        let together: Vec<(Vec<&Parameter>, bool)> = TOGETHER
+            .iter()
+            .map(|names| {
+                let of = |it: &&Parameter| names.iter().any(|name| it.name.ends_with(name));
+                let of: Vec<&Parameter> = matrices().filter(of).collect();
+                let normed = names.contains(&"q_proj.weight") && named("q_norm.weight");
+                let as_one = on_gpu && !normed;
+                (of, as_one)
+            })
+            .filter(|(of, _)| of.len() > 1)
+            .collect();
         for matrix in matrices() {
+            let mut joined = together.iter().filter(|(_, as_one)| *as_one);
+            let joined = joined.any(|(of, _)| of.iter().any(|it| it.name == matrix.name));
             let sizes = [tokens, matrix.shape[1], matrix.shape[0]];
-            add(&mut shapes, of_block(&matrix.name), sizes, 1);
+            add(
+                &mut shapes,
+                of_block(&matrix.name),
+                sizes,
+                usize::from(!joined),
+            );
         }
-        for names in TOGETHER {
-            let found: Vec<&Parameter> = matrices()
-                .filter(|matrix| names.iter().any(|name| matrix.name.ends_with(name)))
-                .collect();
-            if found.len() == names.len() {
-                let all: Vec<_> = found.iter().map(|matrix| of_block(&matrix.name)).collect();
-                let output = found.iter().map(|matrix| matrix.shape[0]).sum();
-                add(
-                    &mut shapes,
-                    &all.join("+"),
-                    [tokens, found[0].shape[1], output],
-                    0,
-                );
-            }
+        for (of, as_one) in together {
+            let names: Vec<_> = of.iter().map(|matrix| of_block(&matrix.name)).collect();
+            let output = of.iter().map(|matrix| matrix.shape[0]).sum();
+            let sizes = [tokens, of[0].shape[1], output];
+            add(&mut shapes, &names.join("+"), sizes, usize::from(as_one));
         }
     }
     // The table that is looked up in has the vocabulary and the width, tied or not.
     let table = &model.embedding.parameters()[0];
     let (vocab, dim) = (table.shape[0], table.shape[1]);
-    let on_gpu = compute.device.facts().is_some();
-    let chunk = head::chunk_tokens(tokens, vocab, compute.numbers, on_gpu);
+    let chunk = head::chunk_tokens(tokens, vocab, numbers, on_gpu);
     let chunks = tokens.div_ceil(chunk);
     add(
         &mut shapes,
@@ -267,27 +279,29 @@ mod tests {
             ..ModelConfig::llama(64, 3, 4, 96)
         };
         let model = Model::new(&config, 300, 16).unwrap();
-        let told: Vec<_> = shapes(&model, &Compute::HOST, 32)
-            .into_iter()
-            .map(|shape| (shape.name, shape.sizes, shape.calls))
-            .collect();
-        let expected = [
-            ("self_attn.q_proj", [32, 64, 64], 3),
-            ("self_attn.k_proj", [32, 64, 32], 3),
-            ("self_attn.v_proj", [32, 64, 32], 3),
-            ("self_attn.o_proj", [32, 64, 64], 3),
-            ("mlp.gate_proj", [32, 64, 96], 3),
-            ("mlp.up_proj", [32, 64, 96], 3),
-            ("mlp.down_proj", [32, 96, 64], 3),
-            (
-                "self_attn.q_proj+self_attn.k_proj+self_attn.v_proj",
-                [32, 64, 128],
-                0,
-            ),
-            ("mlp.gate_proj+mlp.up_proj", [32, 64, 192], 0),
-            ("the head, a chunk", [32, 64, 300], 1),
-        ];
-        let expected = expected.map(|(name, sizes, calls)| (name.to_owned(), sizes, calls));
-        assert_eq!(told, expected);
+        let told = |on_gpu| -> Vec<_> {
+            let shapes = shapes(&model, DType::F32, 32, on_gpu).into_iter();
+            shapes
+                .map(|shape| (shape.name, shape.sizes, shape.calls))
+                .collect()
+        };
+        let all = "self_attn.q_proj+self_attn.k_proj+self_attn.v_proj";
+        let expected = |apart, as_one| {
+            [
+                ("self_attn.q_proj", [32, 64, 64], apart),
+                ("self_attn.k_proj", [32, 64, 32], apart),
+                ("self_attn.v_proj", [32, 64, 32], apart),
+                ("self_attn.o_proj", [32, 64, 64], 3),
+                ("mlp.gate_proj", [32, 64, 96], apart),
+                ("mlp.up_proj", [32, 64, 96], apart),
+                ("mlp.down_proj", [32, 96, 64], 3),
+                (all, [32, 64, 128], as_one),
+                ("mlp.gate_proj+mlp.up_proj", [32, 64, 192], as_one),
+                ("the head, a chunk", [32, 64, 300], 1),
+            ]
+            .map(|(name, sizes, calls)| (name.to_owned(), sizes, calls))
+        };
+        assert_eq!(told(false), expected(3, 0));
+        assert_eq!(told(true), expected(0, 3));
     }
 }

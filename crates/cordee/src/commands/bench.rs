@@ -426,7 +426,7 @@ fn product(product: &BenchProduct) -> String {
     } = product;
     let flops = 2.0 * (n * input * output) as f64;
     let calls = match calls {
-        0 => "      as one".to_owned(),
+        0 => "    not used".to_owned(),
         calls => format!("{calls:>10} x"),
     };
     let found = match best {
