@@ -3,6 +3,10 @@
 use candle_core::Tensor;
 use cordee_config::ModelConfig;
 use cordee_memory::{Buffer, DType, Layout, View};
+use cordee_ops::{
+    Device,
+    attention::{self, Preparation},
+};
 
 use crate::{
     Context, Embedding, Head, Keep, ModelError, Parameter, Saved, Segment, Weights,
@@ -116,6 +120,18 @@ impl Model {
             x = y;
         }
         Ok(x)
+    }
+
+    /// Has what takes long to make for steps of so many sequences, of so many tokens each, made in a
+    /// thread.
+    pub fn prepare(&self, device: &Device, numbers: DType, sequences: [usize; 2]) -> Preparation {
+        let mut layers: Vec<attention::Layer> = Vec::new();
+        for layer in self.blocks.iter().filter_map(|block| block.attention()) {
+            if !layers.contains(&layer) {
+                layers.push(layer);
+            }
+        }
+        attention::prepare(device, layers, numbers, sequences)
     }
 
     /// Longest sequence the model was built for.

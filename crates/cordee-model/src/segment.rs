@@ -4,7 +4,7 @@ use std::any::Any;
 
 use candle_core::Tensor;
 use cordee_memory::{View, ViewMut};
-use cordee_ops::{Sequences, Write};
+use cordee_ops::{Sequences, Write, attention};
 
 use crate::{ModelError, Parameter};
 
@@ -263,6 +263,11 @@ pub trait Segment: Send + Sync {
         x: Tensor,
         keep: Keep,
     ) -> Result<(Tensor, Saved), ModelError>;
+
+    /// The attention that it will ask for, if that may be prepared.
+    fn attention(&self) -> Option<attention::Layer> {
+        None
+    }
 
     /// Elements that a forward keeps for each token, its input among them.
     fn kept_per_token(&self, keep: Keep) -> usize;

@@ -94,6 +94,15 @@ impl Device {
         }
     }
 
+    /// The GPU; `None` of the host.
+    #[cfg(feature = "cudnn")]
+    pub(crate) fn as_gpu(&self) -> Option<&Gpu> {
+        match &self.0 {
+            Place::Host => None,
+            Place::Gpu(gpu) => Some(gpu),
+        }
+    }
+
     /// What the GPU is; `None` of the host.
     pub fn facts(&self) -> Option<GpuFacts> {
         match &self.0 {

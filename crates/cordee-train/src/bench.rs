@@ -71,6 +71,8 @@ pub fn bench(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchRep
 fn measure(bench: &Bench<'_>, group: &mut dyn ProcessGroup) -> Result<BenchReport, TrainError> {
     let config = &bench.plan.config;
     let model = Model::new(&config.model, bench.vocab_size, config.data.seq_len)?;
+    let sequences = [bench.plan.micro_batch_size, config.data.seq_len];
+    let _preparation = model.prepare(&bench.compute.device, bench.compute.numbers, sequences);
     let recompute = config.train.recompute;
     let mut learner = Learner::new(&model, bench.compute, recompute, &config.parallel, group)?;
     learner.state.initialise(&model, config.train.seed)?;

@@ -18,7 +18,7 @@ use cordee_config::Plan;
 use cordee_data::{BatchShape, Corpus, Loader, Prefetch, Validation, samples_for};
 use cordee_metrics::{Event, EventKind, Recorder};
 use cordee_model::{Model, weights};
-use cordee_ops::attention::cudnn;
+use cordee_ops::attention::{Preparation, cudnn};
 use cordee_protocol::{Phase, StatusPage, Summary, WorkerMessage};
 
 use crate::{
@@ -79,6 +79,7 @@ pub fn train(
     let vocab_size = run.corpus.vocab_size();
     let vocab_size = config.model.vocab_size.unwrap_or(0).max(vocab_size);
     let model = Model::new(&config.model, vocab_size, config.data.seq_len)?;
+    let _preparation = prepared(run, &model);
     let circumstances = |step| Circumstances {
         plan: run.plan,
         vocab_size,
@@ -101,6 +102,17 @@ pub fn train(
         (trainer.tell)(WorkerMessage::Summary(summary.clone()));
     }
     Ok(summary)
+}
+
+/// What steps need and can be made beside the start.
+fn prepared(run: &Run<'_>, model: &Model) -> Preparation {
+    let sources = run.corpus.sources();
+    if sources.iter().any(|source| source.train.packed.is_some()) {
+        // Of sequences that are not known yet.
+        return Preparation::default();
+    }
+    let sequences = [run.plan.micro_batch_size, run.plan.config.data.seq_len];
+    model.prepare(&run.compute.device, run.compute.numbers, sequences)
 }
 
 /// Everything a rank holds while it trains.

@@ -2,7 +2,7 @@
 // memory of the stand-in GPU, without cuDNN. `CORDEE_CUDNN_SHIM` has a build embed it.
 //
 // STAND_IN_CUDNN is the version it says that libcudnn has (default 92801): one before 9.26 is given the
-// log-sum-exp as [batch, heads, seq], and refuses it otherwise.
+// log-sum-exp as [batch, heads, seq], and refuses it otherwise; with 0 there is no libcudnn.
 #include "gemm.h"
 #include <algorithm>
 #include <dlfcn.h>
@@ -42,6 +42,9 @@ EXPORT int32_t cordee_cudnn_open(const char *path, uint64_t *found, char *text, 
         return says(text, len, 1, library == nullptr ? dlerror() : "it has no cudnnGetVersion");
     }
     *found = version();
+    if (*found == 0) {
+        return says(text, len, 1, "STAND_IN_CUDNN is 0");
+    }
     return says(text, len, 0, std::string("/stand-in/") + path);
 }
 

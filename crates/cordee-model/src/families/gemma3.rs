@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use cordee_config::ModelConfig;
-use cordee_ops::{gelu::Approximation, residual};
+use cordee_ops::{attention, gelu::Approximation, residual};
 
 use super::Rotary;
 use crate::{
@@ -109,6 +109,10 @@ impl Segment for Gemma3Block {
             added: (added, added_normed.statistics),
         };
         Ok((y, Saved::new(kept)))
+    }
+
+    fn attention(&self) -> Option<attention::Layer> {
+        Some(self.attention.layer())
     }
 
     fn kept_per_token(&self, keep: Keep) -> usize {

@@ -2,6 +2,7 @@
 //! and both added to the residual stream.
 
 use candle_core::Tensor;
+use cordee_ops::attention;
 
 use crate::{
     Context, Gradients, Keep, ModelError, Parameter, Saved, Segment, Weights,
@@ -57,6 +58,10 @@ impl<F: FeedForward> Segment for PreNormBlock<F> {
             feed_forward,
         };
         Ok((y, Saved::new(kept)))
+    }
+
+    fn attention(&self) -> Option<attention::Layer> {
+        Some(self.attention.layer())
     }
 
     fn kept_per_token(&self, keep: Keep) -> usize {

@@ -171,6 +171,27 @@ impl SelfAttention {
         Ok([q?, k?, v?])
     }
 
+    /// What [`attention`] is asked for.
+    pub(crate) fn layer(&self) -> attention::Layer {
+        let HeadInput {
+            heads, head_dim, ..
+        } = self.queries;
+        let kv_heads = self.keys.heads;
+        let strides = if self.queries.norm.is_none() {
+            [heads + 2 * kv_heads; 3]
+        } else {
+            [heads, kv_heads, kv_heads]
+        };
+        attention::Layer {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: self.scale,
+            window: self.window,
+            strides: strides.map(|heads| heads * head_dim),
+        }
+    }
+
     /// Elements that a forward keeps of a token: queries, keys, values, what was attended, and the
     /// log-sum-exp of each head.
     pub(crate) fn kept_per_token(&self, keep: Keep) -> usize {

@@ -15,6 +15,7 @@ mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 pub mod cudnn;
+mod preparation;
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 use cordee_memory::DType;
+pub use preparation::{Layer, Preparation, prepare};
 
 #[cfg(feature = "cuda")]
 use crate::cuda::Gpu;

@@ -15,7 +15,7 @@ use std::{
 
 use libloading::os::unix::{Library as Object, RTLD_LOCAL, RTLD_NOW};
 
-use super::{Status, library_paths};
+use super::{LIBRARY as NAME, Status};
 
 /// `cudnn/attention.cpp`, compiled.
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/attention.so"));
@@ -212,9 +212,7 @@ pub(super) struct Library {
 impl Library {
     /// The process's own; opened at the first call.
     pub(super) fn get() -> Result<&'static Self, &'static Status> {
-        LIBRARY
-            .get_or_init(|| Self::open(&library_paths()))
-            .as_ref()
+        LIBRARY.get_or_init(|| Self::open(&[NAME.into()])).as_ref()
     }
 
     /// Opens the first that can be.

@@ -4,7 +4,8 @@
 //! call, our own kernels compute: that is no error, but a reason that [`status`] and [`refusals`]
 //! tell. It computes calls in bf16 on GPUs of compute capability 8.0 or more, of sequences of one
 //! length that is a multiple of 128, with heads of a multiple of 8; a plan is made for each shape
-//! when it is first seen, which takes about a second. Its backward is asked for in the deterministic form.
+//! when it is first seen, which takes a third of a second, or beside the start of a run
+//! ([`prepare`](super::prepare)). Its backward is asked for in the deterministic form.
 //!
 //! The log-sum-exp that it keeps is the natural logarithm of the sum of the exponentials of the
 //! scaled scores (max + ln(sum)), as ours is, so that either may compute the backward of the
@@ -21,14 +22,10 @@ mod run;
 #[cfg(all(test, feature = "cudnn"))]
 mod tests;
 
-use std::{
-    fmt,
-    path::PathBuf,
-    sync::{Mutex, PoisonError},
-};
+use std::{fmt, path::PathBuf};
 
 #[cfg(feature = "cudnn")]
-pub(super) use run::{Call, backward, forward};
+pub(super) use run::{Call, backward, forward, plan};
 
 /// The kernel that reorders a log-sum-exp; tests compile it in every build with CUDA.
 #[cfg(all(feature = "cuda", any(test, feature = "cudnn")))]
@@ -38,9 +35,8 @@ pub(crate) static SOURCE: crate::cuda::Source = crate::cuda::Source {
 };
 
 /// As the system's loader looks for it.
+#[cfg(feature = "cudnn")]
 const LIBRARY: &str = "libcudnn.so.9";
-
-static PATHS: Mutex<Option<Vec<PathBuf>>> = Mutex::new(None);
 
 /// What became of libcudnn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,13 +68,6 @@ impl fmt::Display for Status {
     }
 }
 
-/// Says where libcudnn is looked for: files, folders that have `libcudnn.so.9`, or a name that the
-/// system's loader finds. Without this, `libcudnn.so.9`. It is opened once for the process, so this
-/// has to come before the first operator runs; later it changes nothing.
-pub fn set_library_paths(paths: Vec<PathBuf>) {
-    *PATHS.lock().unwrap_or_else(PoisonError::into_inner) = Some(paths);
-}
-
 /// Opens libcudnn, if that was not tried before, and says what came of it.
 pub fn status() -> Status {
     #[cfg(feature = "cudnn")]
@@ -101,17 +90,11 @@ pub fn refusals() -> Vec<String> {
     Vec::new()
 }
 
-/// Where libcudnn is looked for.
-#[cfg_attr(not(feature = "cudnn"), expect(dead_code, reason = "nobody looks"))]
-fn library_paths() -> Vec<PathBuf> {
-    let paths = PATHS.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let paths = paths.unwrap_or_else(|| vec![PathBuf::from(LIBRARY)]);
-    let file = |path: PathBuf| {
-        if path.is_dir() {
-            path.join(LIBRARY)
-        } else {
-            path
-        }
-    };
-    paths.into_iter().map(file).collect()
+/// How many plans it made in this process: one for each shape and pass that it computed or that was
+/// prepared.
+pub fn plans() -> usize {
+    #[cfg(feature = "cudnn")]
+    return plans::made();
+    #[cfg(not(feature = "cudnn"))]
+    0
 }

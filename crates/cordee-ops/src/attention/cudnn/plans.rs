@@ -105,7 +105,6 @@ pub(super) fn refusals() -> Vec<String> {
 }
 
 /// Number of plans that were made.
-#[cfg(test)]
 pub(super) fn made() -> usize {
     let plans = |plans: &Plans| plans.made.values().filter(|plan| plan.is_ok()).count();
     lock().iter().map(plans).sum()

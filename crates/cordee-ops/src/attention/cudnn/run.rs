@@ -3,7 +3,7 @@
 use cordee_memory::DType;
 
 use super::{
-    super::{Attended, Gradients, OP, Sizes, cuda::Beside},
+    super::{Attended, Gradients, Layer, OP, Sizes, cuda::Beside},
     SOURCE,
     library::{Library, OPERANDS, Operand, Shape},
     plans::Planned,
@@ -93,6 +93,56 @@ pub(in crate::attention) fn backward(
     beside.finish(sizes).map(Some)
 }
 
+/// Makes the plans of a layer's forward and backward in bf16, where cuDNN has them.
+pub(in crate::attention) fn plan(gpu: &Gpu, layer: &Layer, sequences: [usize; 2]) -> Result<()> {
+    for backward in [false, true] {
+        if let Some((library, shape)) = shape(gpu, layer, sequences, backward) {
+            Planned::get(gpu, OP, library, shape)?;
+        }
+    }
+    Ok(())
+}
+
+/// What cuDNN would be asked for in bf16, for a number of sequences of a length; `None` where it is not asked.
+fn shape(
+    gpu: &Gpu,
+    layer: &Layer,
+    [batch, seq]: [usize; 2],
+    backward: bool,
+) -> Option<(&'static Library, Shape)> {
+    let &Layer {
+        heads,
+        kv_heads,
+        head_dim,
+        scale,
+        window,
+        strides,
+    } = layer;
+    let (major, minor) = gpu.facts().compute_capability;
+    let fits = (major, minor) >= OLDEST
+        && batch > 0
+        && seq.is_multiple_of(LENGTHS)
+        && head_dim.is_multiple_of(HEADS);
+    if !fits {
+        return None;
+    }
+    let library = Library::get().ok()?;
+    let shape = Shape {
+        backward,
+        batch,
+        seq,
+        heads,
+        kv_heads,
+        head_dim,
+        window: window.filter(|&window| window < seq),
+        scale: scale.to_bits(),
+        compute_capability: 10 * major + minor,
+        heads_first: batch == 1 || library.reads_strided_lse(),
+        strides,
+    };
+    Some((library, shape))
+}
+
 impl Call<'_> {
     /// What cuDNN would be asked for; `None` where it is not asked.
     fn shape(&self, backward: bool, more: &[&Resident]) -> Option<(&'static Library, Shape)> {
@@ -100,38 +150,24 @@ impl Call<'_> {
         let Sequences::Rows(seq) = self.sequences else {
             return None;
         };
-        let (major, minor) = self.gpu.facts().compute_capability;
         let operands = [self.q, self.k, self.v];
         let width = sizes.dtype.size_in_bytes() as u64;
         let mut places = operands
             .iter()
             .flat_map(|rows| [rows.address().get(), rows.stride() as u64 * width])
             .chain(more.iter().map(|operand| operand.address().get()));
-        let fits = sizes.dtype == DType::Bf16
-            && (major, minor) >= OLDEST
-            && sizes.tokens > 0
-            && seq.is_multiple_of(LENGTHS)
-            && sizes.head_dim.is_multiple_of(HEADS)
-            && places.all(|place| place.is_multiple_of(ALIGNMENT));
-        if !fits {
+        if sizes.dtype != DType::Bf16 || !places.all(|place| place.is_multiple_of(ALIGNMENT)) {
             return None;
         }
-        let library = Library::get().ok()?;
-        let batch = sizes.tokens / seq;
-        let shape = Shape {
-            backward,
-            batch,
-            seq,
+        let layer = Layer {
             heads: sizes.heads,
             kv_heads: sizes.kv_heads,
             head_dim: sizes.head_dim,
-            window: self.window.filter(|&window| window < seq),
-            scale: self.scale.to_bits(),
-            compute_capability: 10 * major + minor,
-            heads_first: batch == 1 || library.reads_strided_lse(),
+            scale: self.scale,
+            window: self.window,
             strides: operands.map(Rows::stride),
         };
-        Some((library, shape))
+        shape(self.gpu, &layer, [sizes.tokens / seq, seq], backward)
     }
 
     /// Runs a plan on the inputs and the operands of its pass.
