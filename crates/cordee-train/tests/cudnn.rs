@@ -1,8 +1,6 @@
 //! That what is prepared for cuDNN is what a step asks it for, and no more.
 
 #![cfg(feature = "cuda")]
-#![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
-#![expect(clippy::print_stdout, reason = "what is skipped is to be seen")]
 
 use cordee_comm::SharedMemoryGroup;
 use cordee_config::{DeviceKind, Machine};
