@@ -10,8 +10,8 @@ use crate::{CheckpointError, Plan, Result, TensorSource, WriterRecord};
 
 /// Writes the shard of `writer` and its record into the directory that [`crate::begin`] made.
 ///
-/// `memory_hash` is the hash ([`crate::hash_memory`]) of what the rank holds, to be compared with its
-/// replicas at the commit. Each `block_size` bytes of the file get a checksum ([`crate::BLOCK_SIZE`]).
+/// `memory_hash` is a hash of what the rank holds, to be compared with its replicas at the commit, where there
+/// are any. Each `block_size` bytes of the file get a checksum ([`crate::BLOCK_SIZE`]).
 ///
 /// When this returns, both files are synced. After an error neither is there and the attempt must be
 /// abandoned; do not call again in the same directory.

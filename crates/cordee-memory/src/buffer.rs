@@ -108,6 +108,19 @@ impl Buffer {
         Ok(())
     }
 
+    /// Copies the bytes that begin `offset` bytes from the start to `out`, all of it, wherever they are.
+    pub fn read_bytes(&self, offset: usize, out: &mut [u8]) -> Result<()> {
+        let (range, len) = (offset..offset.saturating_add(out.len()), self.bytes());
+        if range.end > len {
+            return Err(MemoryError::Range { range, len });
+        }
+        match self.bytes_of_all() {
+            Bytes::Host(bytes) => out.copy_from_slice(&bytes[range]),
+            Bytes::Device(all) => all.part(range).read(out)?,
+        }
+        Ok(())
+    }
+
     /// Takes over the elements of `source`, a buffer of the host of the same type and length.
     pub fn copy_from_host(&mut self, source: &Self) -> Result<()> {
         self.expect_like(source)?;

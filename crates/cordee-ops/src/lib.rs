@@ -25,6 +25,7 @@ pub mod conformance;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod device;
+mod digest;
 mod elements;
 pub mod embedding;
 mod error;
@@ -53,6 +54,7 @@ pub mod timing;
 pub mod transfer;
 
 pub use device::{Device, GpuFacts, GpuMemoryUse, GpuOptions};
+pub use digest::digest;
 pub use error::{OpError, Result};
 pub use matrix::Write;
 pub use sequences::Sequences;

@@ -4,7 +4,6 @@
 //! to know to go on: the step. The position in the data follows from it.
 
 use std::{
-    borrow::Cow,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,6 +14,7 @@ use cordee_checkpoint::{
 };
 use cordee_comm::{ProcessGroup, shard_range};
 use cordee_memory::{Buffer, DType, Layout};
+use cordee_ops::digest;
 use cordee_protocol::StatusPage;
 use half::bf16;
 use serde::{Deserialize, Serialize};
@@ -111,7 +111,7 @@ pub(crate) fn check_replicas(
     if group.world_size() == 1 {
         return Ok(());
     }
-    let hashes = group.gather_bytes(replica_hash(state)?.as_bytes())?;
+    let hashes = group.gather_bytes(replica_digest(state)?.as_bytes())?;
     let odd: Vec<String> = (1..hashes.len())
         .filter(|&rank| hashes[rank] != hashes[0])
         .map(|rank| rank.to_string())
@@ -127,96 +127,39 @@ pub(crate) fn check_replicas(
 }
 
 /// Of what every rank holds the same of.
-fn replica_hash(state: &TrainState) -> Result<String, TrainError> {
-    let replicated = state.replicated();
-    let bytes: Vec<_> = replicated
-        .into_iter()
-        .map(on_host)
-        .collect::<Result<_, _>>()?;
-    let parts: Vec<&[u8]> = bytes.iter().map(|bytes| &bytes[..]).collect();
-    Ok(checkpoint::hash_memory(&parts))
+fn replica_digest(state: &TrainState) -> Result<String, TrainError> {
+    let digests = state.replicated().into_iter().map(digest);
+    Ok(format!("{:016x?}", digests.collect::<Result<Vec<_>, _>>()?))
 }
 
-/// The bytes of a buffer, copied if it is on a device.
-fn on_host(buffer: &Buffer) -> Result<Cow<'_, [u8]>, TrainError> {
-    Ok(if buffer.is_on_device() {
-        Cow::Owned(buffer.view(0..buffer.len(), &[buffer.len()])?.to_bytes()?)
-    } else {
-        Cow::Borrowed(buffer.as_bytes()?)
-    })
-}
-
-/// What this rank has of what is saved, in the host's memory.
-struct Snapshot<'a> {
+/// What this rank has of what is saved, read from where it is.
+struct Persistent<'a> {
+    state: &'a TrainState,
     status: &'a StatusPage,
-    layout: &'a Layout,
-    tensors: [Tensors<'a>; 3],
 }
 
-/// All tensors of one prefix, of which this rank has what `held` says.
-struct Tensors<'a> {
-    prefix: &'static str,
-    /// Bytes of an element.
-    width: usize,
-    bytes: Cow<'a, [u8]>,
-    held: &'a Held,
-}
-
-impl<'a> Snapshot<'a> {
-    fn of(state: &'a TrainState, status: &'a StatusPage) -> Result<Self, TrainError> {
-        let [first, second, third] = state.persistent().map(|(prefix, buffer, held)| {
-            Ok::<_, TrainError>(Tensors {
-                prefix,
-                width: buffer.dtype().size_in_bytes(),
-                bytes: on_host(buffer)?,
-                held,
-            })
-        });
-        Ok(Self {
-            status,
-            layout: &state.layout,
-            tensors: [first?, second?, third?],
-        })
-    }
-}
-
-impl Snapshot<'_> {
-    /// Of all of it.
-    fn hash(&self) -> String {
-        let parts: Vec<&[u8]> = self
-            .tensors
-            .iter()
-            .map(|tensors| &tensors.bytes[..])
-            .collect();
-        checkpoint::hash_memory(&parts)
-    }
-}
-
-impl TensorSource for Snapshot<'_> {
+impl TensorSource for Persistent<'_> {
     fn copy_bytes(&self, tensor: &str, offset: u64, out: &mut [u8]) -> Result<(), String> {
         // A large share takes longer than a rank may be quiet.
         self.status.progress();
+        let layout = &self.state.layout;
         // Longest prefix first: the weights' is empty.
-        for tensors in self.tensors.iter().rev() {
-            let &Tensors {
-                prefix,
-                width,
-                ref bytes,
-                held,
-            } = tensors;
+        for (prefix, buffer, held) in self.state.persistent().into_iter().rev() {
             let slot = tensor
                 .strip_prefix(prefix)
-                .and_then(|name| self.layout.find(name));
+                .and_then(|name| layout.find(name));
             if let Some(index) = slot {
-                let first = self.layout.slot(index).offset() * width + offset as usize;
+                let width = buffer.dtype().size_in_bytes();
+                let first = layout.slot(index).offset() * width + offset as usize;
                 // Whoever writes asks for bytes, which may begin and end within an element.
                 let elements = first / width..(first + out.len()).div_ceil(width);
                 let place = held
                     .find(&elements)
                     .ok_or("this rank does not hold that part of it")?;
                 let start = place.start * width + first % width;
-                out.copy_from_slice(&bytes[start..start + out.len()]);
-                return Ok(());
+                return buffer
+                    .read_bytes(start, out)
+                    .map_err(|error| error.to_string());
             }
         }
         Err("there is no such tensor".to_owned())
@@ -263,17 +206,14 @@ impl Checkpoints {
             return Ok(abandoned);
         }
         let temporary = checkpoint::temporary_path(&self.dir, step);
-        let snapshot = Snapshot::of(state, &self.status)?;
-        // One rank agrees with itself. What all ranks hold is in the snapshot, unless they share it out.
-        let hash = (group.world_size() > 1).then(|| {
-            if state.sharded {
-                replica_hash(state)
-            } else {
-                Ok(snapshot.hash())
-            }
-        });
+        let persistent = Persistent {
+            state,
+            status: &self.status,
+        };
+        // One rank agrees with itself.
+        let replicas = (group.world_size() > 1).then(|| replica_digest(state));
         let written = self
-            .write_share(&temporary, rank, &snapshot, hash.transpose()?)
+            .write_share(&temporary, rank, &persistent, replicas.transpose()?)
             .map_err(Refusal::from);
         if let Some(abandoned) = self.agree(step, written, group)? {
             return Ok(abandoned);
@@ -345,11 +285,18 @@ impl Checkpoints {
         &self,
         temporary: &Path,
         rank: usize,
-        snapshot: &Snapshot<'_>,
-        hash: Option<String>,
+        persistent: &Persistent<'_>,
+        replicas: Option<String>,
     ) -> Result<(), CheckpointError> {
-        checkpoint::write_shard(temporary, rank, &self.plan, snapshot, hash, self.piece_size)
-            .map(drop)
+        checkpoint::write_shard(
+            temporary,
+            rank,
+            &self.plan,
+            persistent,
+            replicas,
+            self.piece_size,
+        )
+        .map(drop)
     }
 
     fn commit(

@@ -2,8 +2,8 @@ use std::{fs, path::Path};
 
 use super::{DType, Operator, PRELUDE, Source, compile, read_image, write_image};
 use crate::{
-    adamw, attention, cuda, embedding, geglu, gelu, gradient_norm, head, layer_norm, linear,
-    random, residual, rms_norm, rotary, swiglu, transfer,
+    adamw, attention, cuda, digest, embedding, geglu, gelu, gradient_norm, head, layer_norm,
+    linear, random, residual, rms_norm, rotary, swiglu, transfer,
 };
 
 /// Definitions that a source is compiled with.
@@ -36,6 +36,7 @@ fn sources() -> Vec<(&'static Source, &'static [Variant], &'static [DType])> {
         (&attention::cudnn::SOURCE, PLAIN, &[DType::F32]),
         (&cuda::product::plain::SOURCE, PLAIN, BOTH),
         (&cuda::rows::SOURCE, PLAIN, BOTH),
+        (&digest::cuda::SOURCE, PLAIN, &[DType::F32]),
         (&embedding::cuda::SOURCE, OF_ROWS, BOTH),
         (&geglu::cuda::SOURCE, OF_ROWS, BOTH),
         (&gelu::cuda::SOURCE, PLAIN, BOTH),
