@@ -53,6 +53,14 @@ impl Held {
         views.expect("the layout is that of the buffer")
     }
 
+    pub(super) fn buffer(&self) -> &Buffer {
+        &self.buffer
+    }
+
+    pub(super) fn bytes(&self) -> Result<Vec<u8>> {
+        self.view().to_bytes().map_err(memory_error)
+    }
+
     /// The numbers, of which there are as many as there were.
     pub(super) fn values(&self) -> Result<Vec<f64>> {
         let view = self.view();

@@ -1,10 +1,11 @@
-//! What follows a backward: the norm and the optimizer; and random numbers.
+//! What follows a backward: the norm and the optimizer; random numbers, and what ranks compare.
 
 use cordee_memory::DType;
 
 use super::{Bounds, Case, Compared, Setting, inputs::normals};
 use crate::{
     adamw::{self, AdamW, Bf16State, Chances, State},
+    digest,
     error::Result,
     gradient_norm,
     random::{self, Stream},
@@ -21,6 +22,9 @@ const NORM: Bounds = Bounds::always(1e-12);
 /// A deviate is computed in `f64` and rounded.
 const RANDOM: Bounds = Bounds::always(1e-7);
 
+/// Of integers.
+const DIGEST: Bounds = Bounds::always(0.0);
+
 pub(super) fn cases() -> Vec<Case> {
     let step =
         |name, count: usize| Case::new("adamw", name, ADAMW, move |on| three_steps(on, count));
@@ -28,6 +32,8 @@ pub(super) fn cases() -> Vec<Case> {
         |name, count: usize| Case::new("gradient_norm", name, NORM, move |on| squares(on, count));
     let fill =
         |name, count: usize| Case::new("random", name, RANDOM, move |on| deviates(on, count));
+    let number =
+        |name, count: usize| Case::new("digest", name, DIGEST, move |on| of_bytes(on, count));
     vec![
         norm("1", 1),
         norm("50021", 50_021),
@@ -39,6 +45,8 @@ pub(super) fn cases() -> Vec<Case> {
         .only(|on| on.numbers == DType::Bf16),
         fill("5", 5),
         fill("50021", 50_021),
+        number("1", 1),
+        number("50021", 50_021),
     ]
 }
 
@@ -156,4 +164,16 @@ fn deviates(on: &Setting, count: usize) -> Result<Vec<Compared>> {
         Compared::new("values", found(0)?, expected(0).collect()),
         Compared::new("values from the 6th on", found(6)?, expected(6).collect()),
     ])
+}
+
+fn of_bytes(on: &Setting, count: usize) -> Result<Vec<Compared>> {
+    let held = on.parameter(&normals("values", count), &[count])?;
+    let halves = |digest: u64| vec![f64::from((digest >> 32) as u32), f64::from(digest as u32)];
+    let expected = digest::reference::digest(&held.bytes()?);
+    let found = digest::digest(held.buffer())?;
+    Ok(vec![Compared::new(
+        "halves",
+        halves(found),
+        halves(expected),
+    )])
 }

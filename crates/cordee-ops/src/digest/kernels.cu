@@ -13,8 +13,8 @@ extern "C" __global__ void __launch_bounds__(256) digest(const unsigned char *me
     __shared__ u64 scratch[WARP];
     u64 thread = (u64)blockIdx.x * blockDim.x + threadIdx.x, threads = (u64)gridDim.x * blockDim.x, sum = 0;
     for (u64 pair = thread; pair < count / 16; pair += threads) {
-        ulonglong2 words = ((const ulonglong2 *)memory)[pair];
-        sum += mix(2 * pair, words.x) + mix(2 * pair + 1, words.y);
+        Vector<u64> words = load_vector((const u64 *)memory + 2 * pair);
+        sum += mix(2 * pair, words.at[0]) + mix(2 * pair + 1, words.at[1]);
     }
     // What is left: at most two words, of which the second may not be whole.
     for (u64 word = count / 16 * 2 + thread; word * 8 < count; word += threads) {

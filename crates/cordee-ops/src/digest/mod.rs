@@ -7,6 +7,7 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 
