@@ -121,15 +121,23 @@ impl Buffer {
         Ok(())
     }
 
+    /// Writes `bytes`, the first of them `offset` bytes from the start, wherever the buffer is.
+    pub fn write_bytes(&mut self, offset: usize, bytes: &[u8]) -> Result<()> {
+        let (range, len) = (offset..offset.saturating_add(bytes.len()), self.bytes());
+        if range.end > len {
+            return Err(MemoryError::Range { range, len });
+        }
+        if let Memory::Device(memory) = &self.memory {
+            return memory.write(offset, bytes);
+        }
+        self.as_mut_bytes()?[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
     /// Takes over the elements of `source`, a buffer of the host of the same type and length.
     pub fn copy_from_host(&mut self, source: &Self) -> Result<()> {
         self.expect_like(source)?;
-        let bytes = source.as_bytes()?;
-        if let Memory::Device(memory) = &self.memory {
-            return memory.write(0, bytes);
-        }
-        self.as_mut_bytes()?.copy_from_slice(bytes);
-        Ok(())
+        self.write_bytes(0, source.as_bytes()?)
     }
 
     /// Checks that another buffer has the same type and length.

@@ -103,6 +103,24 @@ impl Layout {
         Ok(layout)
     }
 
+    /// The same as layouts of neighbours, of at most `most` elements each or of a tensor that has more; with
+    /// each the element of this layout that it begins at.
+    pub fn parts(&self, most: usize) -> Result<Vec<(usize, Self)>> {
+        let end = |slot: &Slot| slot.offset + slot.len;
+        let mut parts = Vec::new();
+        let mut left = &self.slots[..];
+        while let Some(first) = left.first() {
+            let fit = left.partition_point(|slot| end(slot) - first.offset <= most);
+            let (part, rest) = left.split_at(fit.max(1));
+            let tensors = part
+                .iter()
+                .map(|slot| (slot.name.clone(), slot.shape.clone()));
+            parts.push((first.offset, Self::new(self.dtype, tensors)?));
+            left = rest;
+        }
+        Ok(parts)
+    }
+
     /// Type of the elements.
     pub fn dtype(&self) -> DType {
         self.dtype

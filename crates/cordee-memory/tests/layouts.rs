@@ -42,6 +42,30 @@ proptest! {
         prop_assert_eq!(layout.find("other"), None);
     }
 
+    #[test]
+    fn parts_are_the_whole_in_order(
+        lens in prop::collection::vec(0_usize..300, 0..12),
+        most in 0_usize..500,
+    ) {
+        let tensors = lens.iter().enumerate().map(|(index, &len)| (format!("t{index}"), vec![len]));
+        let layout = Layout::new(DType::F32, tensors).unwrap();
+        let parts = layout.parts(most).unwrap();
+        let mut slots = layout.slots().iter();
+        let mut end = 0;
+        for (first, part) in &parts {
+            prop_assert_eq!(*first, end);
+            end = first + part.len();
+            for (slot, whole) in part.slots().iter().zip(slots.by_ref()) {
+                prop_assert_eq!((slot.name(), slot.shape()), (whole.name(), whole.shape()));
+                prop_assert_eq!(first + slot.offset(), whole.offset());
+            }
+            let used = part.slots().last().unwrap().range().end;
+            prop_assert!(used <= most || part.slots().len() == 1, "{} of {}", used, most);
+        }
+        prop_assert_eq!(end, layout.len());
+        prop_assert!(slots.next().is_none());
+    }
+
     /// Writing every tensor through views touches its own elements and leaves the padding zero.
     #[test]
     fn views_reach_their_own_elements(

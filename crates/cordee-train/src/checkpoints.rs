@@ -19,7 +19,7 @@ use cordee_protocol::StatusPage;
 use half::bf16;
 use serde::{Deserialize, Serialize};
 
-use crate::{TrainError, TrainState, held::Held};
+use crate::{TrainError, TrainState, held::Held, state::PART};
 
 /// What a checkpoint says of the run beside its tensors.
 #[derive(Debug, Serialize, Deserialize)]
@@ -359,12 +359,16 @@ pub(crate) fn restore(
     })?;
     let (layout, held) = (state.layout.clone(), state.moments_held.clone());
     for (prefix, buffer) in state.moments_mut() {
-        if buffer.is_on_device() {
-            let mut read = Buffer::zeroed(buffer.dtype(), buffer.len())?;
-            saved.read(prefix, &layout, &held, &mut read)?;
-            buffer.copy_from_host(&read)?;
-        } else {
+        if !buffer.is_on_device() {
             saved.read(prefix, &layout, &held, buffer)?;
+            continue;
+        }
+        for (first, part) in layout.parts(PART)? {
+            let (held, place) = held.within(first..first + part.len());
+            let mut read = Buffer::zeroed(buffer.dtype(), held.len())?;
+            saved.read(prefix, &part, &held, &mut read)?;
+            let width = buffer.dtype().size_in_bytes();
+            buffer.write_bytes(place * width, read.as_bytes()?)?;
         }
     }
     state.step = run.step;
@@ -528,9 +532,10 @@ mod tests {
     use std::thread;
 
     use cordee_comm::SharedMemoryGroup;
-    use cordee_config::{ModelConfig, ParallelConfig};
+    use cordee_config::{ByteSize, ModelConfig, ParallelConfig, Shard};
     use cordee_memory::SharedMemory;
     use cordee_model::Model;
+    use cordee_ops::{Device, GpuOptions, random};
 
     use super::*;
     use crate::Compute;
@@ -616,5 +621,103 @@ mod tests {
             assert!(matches!(saved, Ok(Saved::Committed { .. })));
         }
         assert_eq!(checkpoint::discover(folder.path()).unwrap().len(), 1);
+    }
+
+    /// What each of two ranks has, saved and read again.
+    fn saved_and_read(compute: &Compute, parallel: &ParallelConfig) {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = SharedMemory::create("saved").unwrap();
+        let rank = |rank| {
+            let memory = memory.try_clone().unwrap();
+            let mut group =
+                SharedMemoryGroup::join(memory, rank, 2, Duration::from_secs(20)).unwrap();
+            let model = model();
+            let new = |group: &mut dyn ProcessGroup| {
+                TrainState::new(&model, compute, parallel, group).unwrap()
+            };
+            let shared_out = parallel.shard == Shard::Optimizer;
+            let mut state = new(&mut group);
+            state.initialise(&model, 1).unwrap();
+            for (_, buffer) in state.moments_mut() {
+                let mut view = buffer.view_mut(0..buffer.len(), &[buffer.len()]).unwrap();
+                // Moments of its own, where a rank has its own.
+                let id = if shared_out { rank } else { 0 };
+                let stream = random::Stream::new(7, id as u64);
+                random::normal_fill(&mut view, stream, 0, 1.0).unwrap();
+            }
+            let checkpoints = Checkpoints {
+                dir: folder.path().to_owned(),
+                plan: write_plan(&state, 2).unwrap(),
+                piece_size: 4096,
+                keep: 0,
+                deadline: Duration::from_secs(20),
+                status: StatusPage::private(),
+            };
+            let run = RunState {
+                step: 0,
+                config_fingerprint: String::new(),
+                corpus_fingerprint: String::new(),
+                world_size: 2,
+                evaluation_due: false,
+            };
+            let saved = checkpoints.save(&state, &run, None, &mut group).unwrap();
+            let Saved::Committed { path, .. } = saved else {
+                panic!("given up");
+            };
+            let mut read = new(&mut group);
+            restore(&path, &mut read, &StatusPage::private()).unwrap();
+            let bytes = |state: &TrainState, buffer: &Buffer, held: &Held| {
+                // Padding is nobody's.
+                let width = buffer.dtype().size_in_bytes();
+                let of = held.tensors(&state.layout).map(|(_, _, place)| {
+                    let mut bytes = vec![0; place.len() * width];
+                    buffer.read_bytes(place.start * width, &mut bytes).unwrap();
+                    bytes
+                });
+                of.collect::<Vec<_>>()
+            };
+            for (found, expected) in read.persistent().into_iter().zip(state.persistent()) {
+                let (found, expected) = (
+                    bytes(&read, found.1, found.2),
+                    bytes(&state, expected.1, expected.2),
+                );
+                assert!(found == expected, "{compute:?}");
+            }
+            let all = Held::all(state.layout.len());
+            assert!(bytes(&read, read.computed(), &all) == bytes(&state, state.computed(), &all));
+        };
+        thread::scope(|scope| {
+            for ranked in [0, 1].map(|index| scope.spawn(move || rank(index))) {
+                ranked.join().unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_saved_is_what_is_read() {
+        let mut places = vec![Compute::HOST];
+        if Device::gpus() > 0 {
+            let device = Device::gpu(0, &GpuOptions::default()).unwrap();
+            let all = [
+                [DType::F32, DType::F32],
+                [DType::Bf16, DType::F32],
+                [DType::Bf16, DType::Bf16],
+            ];
+            places.extend(all.map(|[numbers, states]| Compute {
+                device: device.clone(),
+                numbers,
+                states,
+            }));
+        }
+        for compute in places {
+            for shard in [Shard::None, Shard::Optimizer] {
+                let parallel = ParallelConfig {
+                    shard,
+                    bucket_size: ByteSize(1 << 10),
+                    ..ParallelConfig::default()
+                };
+                saved_and_read(&compute, &parallel);
+            }
+        }
     }
 }

@@ -67,6 +67,20 @@ impl Held {
         })
     }
 
+    /// What it holds of the elements `range` of the layout, in words of a layout of these alone; and the first
+    /// of them in the buffer, where they follow each other.
+    pub(crate) fn within(&self, range: Range<usize>) -> (Self, usize) {
+        let first = range.start;
+        let (parts, places): (Vec<_>, Vec<_>) = self.parts(range).unzip();
+        let parts = parts
+            .iter()
+            .map(|part| part.start - first..part.end - first);
+        (
+            Self::only(parts),
+            places.first().map_or(0, |place| place.start),
+        )
+    }
+
     /// The parts of each tensor of `layout` that the buffer holds: its number, elements counted from its
     /// own first, and where they are.
     pub(crate) fn tensors(
@@ -109,6 +123,9 @@ mod tests {
         let parts: Vec<_> = held.parts(100..270).collect();
         assert_eq!(parts, [(100..128, 36..64), (256..270, 64..78)]);
         assert_eq!(Held::all(7).parts(0..9).collect::<Vec<_>>(), [(0..7, 0..7)]);
+        let (within, first) = held.within(100..270);
+        assert_eq!((within, first), (Held::only([0..28, 156..170]), 36));
+        assert_eq!(held.within(130..256), (Held::only([]), 0));
     }
 
     #[test]

@@ -11,6 +11,10 @@ use half::bf16;
 
 use crate::{TrainError, buckets::Buckets, held::Held};
 
+/// Elements that go to a device at once when weights and moments are read, a GiB of f32; more, if a tensor has.
+/// The models of tests are small.
+pub(crate) const PART: usize = if cfg!(test) { 1 << 7 } else { 256 << 20 };
+
 /// Where a model computes, and in which numbers.
 #[derive(Clone, Debug)]
 pub struct Compute {
@@ -157,36 +161,39 @@ impl TrainState {
         Ok(())
     }
 
-    /// Has `fill` write all weights, in `f32`.
+    /// Has `fill` write all weights, in `f32`, by the layout that it is given: all at once where they are
+    /// computed with, and in parts where they go to a device, so that ranks do not each have a copy of all.
     pub(crate) fn fill_parameters<E>(
         &mut self,
-        fill: impl FnOnce(&Layout, &mut Buffer) -> Result<(), E>,
+        mut fill: impl FnMut(&Layout, &mut Buffer) -> Result<(), E>,
     ) -> Result<(), TrainError>
     where
         TrainError: From<E>,
     {
-        // On the host the model computes with the weights themselves.
         if !self.parameters.is_on_device() {
             return Ok(fill(&self.layout, &mut self.parameters)?);
         }
-        let len = self.layout.len();
-        let mut filled = Buffer::zeroed(DType::F32, len)?;
-        fill(&self.layout, &mut filled)?;
-        if let Some(rounded) = &mut self.rounded {
-            rounded.copy_from_host(&to_bf16(&filled)?)?;
+        for (first, layout) in self.layout.parts(PART)? {
+            let mut filled = Buffer::zeroed(DType::F32, layout.len())?;
+            fill(&layout, &mut filled)?;
+            let numbers = self.computed().dtype();
+            let mut rounded = None;
+            if numbers == DType::Bf16 {
+                rounded = Some(to_bf16(&filled)?);
+            }
+            if let (Some(to), Some(rounded)) = (&mut self.rounded, &rounded) {
+                to.write_bytes(first * numbers.size_in_bytes(), rounded.as_bytes()?)?;
+            }
+            let kept = self.parameters.dtype();
+            let from = rounded.as_ref().filter(|_| kept == DType::Bf16);
+            let (from, width) = (from.unwrap_or(&filled).as_bytes()?, kept.size_in_bytes());
+            for (part, place) in self.parameters_held.parts(first..first + layout.len()) {
+                let part = part.start - first..part.end - first;
+                let bytes = &from[part.start * width..part.end * width];
+                self.parameters.write_bytes(place.start * width, bytes)?;
+            }
         }
-        if self.parameters.dtype() == DType::Bf16 {
-            return Ok(self.parameters.copy_from_host(&to_bf16(&filled)?)?);
-        }
-        if self.parameters.len() == len {
-            return Ok(self.parameters.copy_from_host(&filled)?);
-        }
-        let mut held = Buffer::zeroed(DType::F32, self.parameters.len())?;
-        let (target, source) = (held.as_mut_slice::<f32>()?, filled.as_slice::<f32>()?);
-        for (part, place) in self.parameters_held.parts(0..len) {
-            target[place].copy_from_slice(&source[part]);
-        }
-        Ok(self.parameters.copy_from_host(&held)?)
+        Ok(())
     }
 
     /// What is saved: weights and moments, and which of them are here.

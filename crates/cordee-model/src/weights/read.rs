@@ -20,10 +20,10 @@ use crate::{Model, ModelError, Parameter, head::OUTPUT_NAME};
 /// Most tensors that an error names.
 const NAMED: usize = 8;
 
-/// Reads the weights of `model` from a Hugging Face directory into `buffer`, which has `layout` and
-/// holds f32; what the files hold in bf16 or f16 is widened.
+/// Reads weights of `model` from a Hugging Face directory into `buffer`, which has `layout`, that of all
+/// parameters or of some, and holds f32; what the files hold in bf16 or f16 is widened.
 ///
-/// Every parameter must be there in its shape, and nothing else, apart from buffers that are no
+/// Every parameter of the model must be there in its shape, and nothing else, apart from buffers that are no
 /// parameters and from the output matrix of a tied model, which must equal the embedding's table.
 pub fn load(
     directory: &Path,
@@ -48,9 +48,11 @@ pub fn load(
     if !problems.is_empty() {
         return Err(mismatch(problems));
     }
+    let wanted = |parameter: &&Parameter| layout.find(&parameter.name).is_some();
     let jobs: Vec<(&Parameter, ViewMut<'_>)> = model
         .parameters()
         .iter()
+        .filter(wanted)
         .zip(buffer.views_mut(layout.slots())?)
         .collect();
     jobs.into_par_iter().try_for_each(|(parameter, mut view)| {
@@ -73,8 +75,9 @@ pub fn load(
         return Err(mismatch(broken));
     }
     let tied = found.get(OUTPUT_NAME).filter(|_| model.head.tied());
-    if let Some((file, info)) = tied {
-        let table = buffer.slot_view(layout.slot(0))?;
+    let table = layout.find(&model.parameters()[0].name);
+    if let (Some((file, info)), Some(table)) = (tied, table) {
+        let table = buffer.slot_view(layout.slot(table))?;
         let table = table.as_slice::<f32>()?;
         let mut equal = true;
         file.read(info, |start, values| {
