@@ -6,7 +6,7 @@
 
 use std::process::Command;
 
-use cordee_ops::Device;
+use cordee_ops::{Device, GpuOptions};
 
 /// Runs `cordee` with what stands in for `gpus` GPUs, where something does.
 fn cordee(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
@@ -183,4 +183,63 @@ fn a_state_in_bf16_is_saved_resumed_and_shared_out() {
     assert_eq!(generated("--device=cpu"), generated("--device=cuda"));
     let (code, text) = cordee(&["export", &path("whole"), &path("exported")], &[]);
     assert_eq!(code, 0, "{text}");
+}
+
+/// Of models as large as are trained: nothing is computed, but all memory is asked for.
+#[test]
+fn a_step_takes_the_memory_that_plan_says() {
+    if !there_is_a_gpu() {
+        return;
+    }
+    let gpu = Device::gpu(0, &GpuOptions::default()).unwrap();
+    if !gpu.facts().unwrap().name.starts_with("stand-in") {
+        println!("skipped: a GPU that computes is not for this");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("large.toml");
+    let config = config.to_str().unwrap();
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/sotu.en.txt");
+    let models = [
+        "dim = 768, layers = 12, heads = 12, ffn = 2048, vocab_size = 50304, tie_embeddings = true",
+        "dim = 2048, layers = 16, heads = 32, kv_heads = 8, ffn = 8192, vocab_size = 128256",
+    ];
+    let modes = [
+        "compute = \"bf16\"",
+        "compute = \"bf16\", states = \"bf16\"",
+    ];
+    for (model, precision) in models
+        .iter()
+        .flat_map(|model| modes.map(|mode| (model, mode)))
+    {
+        let large = format!(
+            "model = {{ {model} }}\n\
+             data = {{ seq_len = 1024, sources = [{{ name = \"text\", path = {text:?} }}] }}\n\
+             train = {{ steps = 2, global_batch_size = 8, micro_batch_size = 8 }}\n\
+             schedule = {{ warmup_steps = 1 }}\n\
+             precision = {{ {precision} }}\n\
+             parallel = {{ workers = 1, device = \"cuda\" }}\n"
+        );
+        std::fs::write(config, large).unwrap();
+        // The number of a line's first word that has one.
+        let said = |arguments: &[&str], line: &str, unit: &str| -> f64 {
+            let (code, text) = cordee(arguments, &[("STAND_IN_IDLE", "1")]);
+            assert_eq!(code, 0);
+            let line = text.lines().find_map(|text| text.strip_prefix(line));
+            let number = line.unwrap().split(unit).next().unwrap();
+            number.trim().parse().unwrap()
+        };
+        let planned = 1024.0 * said(&["plan", config], "peak ", "GiB");
+        let bench = [
+            "bench",
+            "train",
+            "--config",
+            config,
+            "--warmup=1",
+            "--steps=1",
+        ];
+        let taken = said(&bench, "GPU memory ", "MiB");
+        let error = (taken / planned - 1.0).abs();
+        assert!(error < 0.02, "{taken} MiB, planned {planned}");
+    }
 }

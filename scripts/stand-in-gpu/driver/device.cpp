@@ -37,6 +37,11 @@ void begin() {
 bool exists(int ordinal) { return ordinal >= 0 && ordinal < device_count(); }
 } // namespace
 
+bool computes() {
+    static const bool computing = number_from("STAND_IN_IDLE", 0) == 0;
+    return computing;
+}
+
 int device_count() {
     std::call_once(begun, begin);
     return count;

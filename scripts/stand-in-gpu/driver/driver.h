@@ -90,6 +90,9 @@ Device *device_of(Stream *stream);
 // Begins work on a stream, which runs in a thread of its own after what the stream was asked before.
 Result begin_work(Stream *stream, std::function<void()> run);
 
+// Whether anything is computed and remembered: see STAND_IN_IDLE.
+bool computes();
+
 // Waits until a stream, or all of a device, has nothing open. Ends the process when that takes too long.
 void settle(Stream *stream, const char *what);
 void settle(Device *device, const char *what);

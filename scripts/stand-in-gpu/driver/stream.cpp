@@ -53,7 +53,11 @@ Result copy(Address to, Address from, size_t bytes, bool to_device, bool from_de
     if ((to_device && !holds(to, bytes, what)) || (from_device && !holds(from, bytes, what))) {
         return INVALID_VALUE;
     }
-    memmove((void *)to, (const void *)from, bytes);
+    if (computes()) {
+        memmove((void *)to, (const void *)from, bytes);
+    } else if (from_device && !to_device) {
+        memset((void *)to, 0, bytes);
+    }
     return SUCCESS;
 }
 
@@ -61,7 +65,7 @@ template <typename T> Result set(Address to, T value, size_t count, const char *
     if (to % sizeof(T) || !holds(to, count * sizeof(T), what)) {
         return INVALID_VALUE;
     }
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; computes() && i < count; i++) {
         ((T *)to)[i] = value;
     }
     return SUCCESS;

@@ -170,6 +170,11 @@ EXPORT int32_t cordee_cudnn_run(void *stream, const void *plan, void *const *add
     }
     if (made.workspace > 0) {
         stand_in_expect(workspace, made.workspace, "cuDNN: the workspace");
+    }
+    if (!stand_in_computes()) {
+        return 0;
+    }
+    if (made.workspace > 0) {
         memset(workspace, 0xff, made.workspace);
     }
     Run run{s, addresses};

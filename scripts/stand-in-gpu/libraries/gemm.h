@@ -7,7 +7,9 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// Ends the process where an operand is not within one allocation of the device; libcuda.so.1 has it.
+// Of libcuda.so.1: whether anything is computed; and ends the process where an operand is not within one
+// allocation of the device.
+extern "C" bool stand_in_computes();
 extern "C" void stand_in_expect(const void *address, size_t bytes, const char *what);
 // Waits for what other libraries have begun on a stream; so does libcuda.so.1.
 extern "C" void stand_in_settle(void *stream, const char *what);
