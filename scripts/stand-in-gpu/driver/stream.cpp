@@ -56,7 +56,7 @@ Result copy(Address to, Address from, size_t bytes, bool to_device, bool from_de
     if (computes()) {
         memmove((void *)to, (const void *)from, bytes);
     } else if (from_device && !to_device) {
-        memset((void *)to, 0, bytes);
+        memset((void *)to, 0x3f, bytes); // between 0 and 1 in every type
     }
     return SUCCESS;
 }
