@@ -592,27 +592,35 @@ mod tests {
         }
     }
 
+    /// Saves the state of one of two ranks.
+    fn saved(
+        folder: &Path,
+        state: &TrainState,
+        group: &mut dyn ProcessGroup,
+    ) -> Result<Saved, TrainError> {
+        let checkpoints = Checkpoints {
+            dir: folder.to_owned(),
+            plan: write_plan(state, 2)?,
+            piece_size: 4096,
+            keep: 0,
+            deadline: Duration::from_secs(20),
+            status: StatusPage::private(),
+        };
+        let run = RunState {
+            step: state.step,
+            config_fingerprint: String::new(),
+            corpus_fingerprint: String::new(),
+            world_size: 2,
+            evaluation_due: false,
+        };
+        checkpoints.save(state, &run, None, group)
+    }
+
     #[test]
     fn replicas_that_differ_are_never_committed_and_end_the_run() {
         let folder = tempfile::tempdir().unwrap();
-        let save = |state: &TrainState, group: &mut dyn ProcessGroup| {
-            let checkpoints = Checkpoints {
-                dir: folder.path().to_owned(),
-                plan: WritePlan::new(&tensor_specs(state), 2)?,
-                piece_size: 4096,
-                keep: 0,
-                deadline: Duration::from_secs(20),
-                status: StatusPage::private(),
-            };
-            let run = RunState {
-                step: state.step,
-                config_fingerprint: String::new(),
-                corpus_fingerprint: String::new(),
-                world_size: 2,
-                evaluation_due: false,
-            };
-            checkpoints.save(state, &run, None, group)
-        };
+        let save =
+            |state: &TrainState, group: &mut dyn ProcessGroup| saved(folder.path(), state, group);
         for refused in on_two_ranks(1, save) {
             assert!(matches!(refused, Err(TrainError::ReplicasDiffer { .. })));
         }
@@ -645,22 +653,7 @@ mod tests {
                 let stream = random::Stream::new(7, id as u64);
                 random::normal_fill(&mut view, stream, 0, 1.0).unwrap();
             }
-            let checkpoints = Checkpoints {
-                dir: folder.path().to_owned(),
-                plan: write_plan(&state, 2).unwrap(),
-                piece_size: 4096,
-                keep: 0,
-                deadline: Duration::from_secs(20),
-                status: StatusPage::private(),
-            };
-            let run = RunState {
-                step: 0,
-                config_fingerprint: String::new(),
-                corpus_fingerprint: String::new(),
-                world_size: 2,
-                evaluation_due: false,
-            };
-            let saved = checkpoints.save(&state, &run, None, &mut group).unwrap();
+            let saved = saved(folder.path(), &state, &mut group).unwrap();
             let Saved::Committed { path, .. } = saved else {
                 panic!("given up");
             };
